@@ -6,12 +6,12 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "net/beside_curl.rs"]
+mod beside_curl;
 #[path = "net/common.rs"]
 mod common;
 #[path = "net/connections.rs"]
 mod connections;
-#[path = "net/beside_curl.rs"]
-mod beside_curl;
 #[path = "net/faults.rs"]
 mod faults;
 #[path = "net/http2.rs"]

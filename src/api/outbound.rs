@@ -26,6 +26,8 @@ use crate::middleware::Middleware;
 const SMALL: usize = 1 << 10;
 /// What the protocols keep of a frame beside its bytes: more than a small one has.
 const FRAME_BYTES: u64 = 1 << 10;
+/// The flag of a frame of trailers in gRPC-Web.
+const TRAILERS: u8 = 0x80;
 /// About as much as a stream writes at once, and as the largest piece of an answer whose length is known.
 const STREAM_BYTES: u64 = 64 << 10;
 const PIECE_BYTES: u64 = 256 << 10;
@@ -112,7 +114,7 @@ impl Middleware for Outbound {
         let bytes = first_bytes(&response);
         if matches!(form, Form::Plain { .. }) && response.status().is_success() && bytes >= SMALL as u64 {
             // Once its head has left there is no status any more, so it does not begin without room for its first bytes.
-            first = match room.hold(bytes) {
+            first = match room.hold(bytes.saturating_add(FRAME_BYTES)) {
                 Ok(hold) => Some(hold),
                 Err(status) => return Ok(instead(&response, (asked.plain.refused)(asked.id.on(status)))),
             };
@@ -192,6 +194,18 @@ impl Form {
     }
 }
 
+impl Form {
+    /// Whether a frame of data is the trailers of an answer, which has one such frame at most.
+    fn is_trailers(&self, data: &[u8]) -> bool {
+        match self {
+            Form::GrpcWeb => data.first().is_some_and(|flags| flags & TRAILERS != 0),
+            // No message begins so: base64 of its flags is `A`.
+            Form::GrpcWebText => data.first() == Some(&b'g'),
+            Form::Grpc | Form::Plain { .. } => false,
+        }
+    }
+}
+
 /// Writes trailers as gRPC-Web has them: a frame that says so in its first bit, with a header a line.
 fn trailers_frame(trailers: &HeaderMap) -> Bytes {
     let mut lines = Vec::new();
@@ -201,7 +215,7 @@ fn trailers_frame(trailers: &HeaderMap) -> Bytes {
         lines.extend_from_slice(value.as_bytes());
         lines.extend_from_slice(b"\r\n");
     }
-    let mut frame = vec![0x80];
+    let mut frame = vec![TRAILERS];
     frame.extend(u32::try_from(lines.len()).unwrap_or(u32::MAX).to_be_bytes());
     frame.extend(lines);
     frame.into()
@@ -241,7 +255,7 @@ impl HttpBody for BoundedBody {
             other => return Poll::Ready(other),
         };
         let is_first = !std::mem::replace(&mut this.has_begun, true);
-        if frame.data_ref().is_none_or(|data| is_first && data.len() < SMALL) {
+        if frame.data_ref().is_none_or(|data| data.len() < SMALL && (is_first || this.form.is_trailers(data))) {
             return Poll::Ready(Some(Ok(frame)));
         }
         let Ok(bytes) = frame.into_data() else { return Poll::Ready(None) };
@@ -295,6 +309,35 @@ mod tests {
         drop(kept);
         assert!(body("application/grpc").frame().await.unwrap().unwrap().into_data().is_ok());
         assert!(room.hold(1 << 30).is_ok(), "what is larger than any room goes alone");
+    }
+
+    /// What is done and answered is not told as refused for want of room for its status.
+    #[tokio::test]
+    async fn the_status_of_an_answer_for_browsers_needs_no_room() {
+        let share = Arc::new(Share::new(Arc::new(Budget::new(5_000)), 5_000));
+        let room = Room { share, holder: Holder::Owner };
+        let _used = room.hold(4_999).unwrap();
+        for kind in ["application/grpc-web+proto", "application/grpc-web-text"] {
+            let trailers = trailers_frame(&HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static("0"),
+            )]));
+            let frames = if kind.ends_with("text") {
+                use base64::Engine as _;
+                let text = |bytes: &[u8]| Bytes::from(base64::engine::general_purpose::STANDARD.encode(bytes));
+                [text(&[0; 5]), text(&trailers)]
+            } else {
+                [Bytes::from_static(&[0; 5]), trailers]
+            };
+            let made = frames.clone().map(|frame| Ok::<_, Status>(Frame::data(frame)));
+            let inner = Some(Body::new(http_body_util::StreamBody::new(futures_util::stream::iter(made))));
+            let form = Form::of(Some(&HeaderValue::from_static(kind)), NO_ERRORS);
+            let id = RequestId::among(&Extensions::new());
+            let mut body = BoundedBody { inner, room: room.clone(), id, form, first: None, has_begun: false };
+            for frame in frames {
+                assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), frame);
+            }
+        }
     }
 
     /// Each is kept until it is written, with more than its bytes.

@@ -151,6 +151,7 @@ impl Attempt<'_> {
     /// it was to bring, the same source is asked for what is behind that, or whether there is anything.
     async fn serve(&mut self, source: usize) -> Result<DownloadResult, Halt> {
         let mut before: Option<(AttemptReport, u64)> = None;
+        let mut is_little = false;
         loop {
             let (order, held) = (&self.order, &mut self.held);
             let probed = match probe(order, source, held, &mut self.log).await? {
@@ -167,10 +168,12 @@ impl Attempt<'_> {
             let resumed_bytes = planned.bound.with_held(RangeSet::bytes);
             let helpers = if self.may_mix { &self.left[..] } else { &[] };
             let end = transfer::transfer(order, planned, helpers, held, &self.log.session).await;
-            // The last piece of a file may be small, and one that began an attempt tells nothing of those to come.
-            let goes_on = match std::mem::take(&mut held.open_end) {
+            // The last piece of a file may be small, so that one piece alone tells nothing of those to come.
+            let open_end = std::mem::take(&mut held.open_end);
+            let was_little = std::mem::replace(&mut is_little, open_end == OpenEnd::Little);
+            let goes_on = match open_end {
                 OpenEnd::No => false,
-                OpenEnd::Little => before.is_none(),
+                OpenEnd::Little => !was_little,
                 OpenEnd::Enough => true,
             };
             if end.is_err() && goes_on && held.stored().is_some() {

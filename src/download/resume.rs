@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use crate::files::binding::{Admitted, Binding, Stored, Why};
 use crate::model::failure::{Failure, FailureReason};
+use crate::net::classify::RETRYABLE_STATUSES;
 use crate::net::range::ContentRange;
 
 /// So many attempts in a row have to be refused a range with an error of the server before the whole is asked for: mostly the
@@ -144,20 +145,31 @@ pub(super) fn judge(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_diges
         204 | 304 | 400 | 403 | 405 | 406 | 412 | 501 if ask.range.is_some() => ask_whole(Some(Why::Unsatisfiable)),
         // One that has trouble with ranges alone would keep the file from coming for ever. The whole is asked for at once: what
         // it answers moments later to that is not due to trouble that has passed.
-        500..=599 if !answer.has_retry_after && refusals_after(held, ask, answer) >= REFUSALS_MIN => ask_whole(None),
+        500..=599 if is_refused_again(held, ask, answer) => ask_whole(None),
         _ => Verdict::Status,
     }
 }
 
 /// How many attempts in a row were refused a range of what is held, after this answer. One that names a wait says that it is not
-/// about the range, and one that refuses the whole as well starts the count anew.
+/// about the range, one that refuses the whole as well starts the count anew, and what another source answers says nothing.
 pub(super) fn refusals_after(held: Option<&Stored>, ask: &Ask, answer: &Answer) -> u32 {
-    let before = held.map_or(0, |held| held.refusals);
+    let Some(held) = held else { return 0 };
+    let before = held.refusals;
     match answer.status {
+        _ if held.binding.source != answer.seen.source => before,
         500..=599 if ask.range.is_none() => 0,
         500..=599 if !answer.has_retry_after => before.saturating_add(1),
         _ => before,
     }
+}
+
+/// Whether this answer makes the refusals of a range enough. One that is not tried again is enough by itself.
+fn is_refused_again(held: Option<&Stored>, ask: &Ask, answer: &Answer) -> bool {
+    if ask.range.is_some() && !answer.has_retry_after && !RETRYABLE_STATUSES.contains(&answer.status) {
+        return true;
+    }
+    let after = refusals_after(held, ask, answer);
+    after >= REFUSALS_MIN && held.is_some_and(|held| after > held.refusals || after == u32::MAX)
 }
 
 fn whole(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) -> Verdict {

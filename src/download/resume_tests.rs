@@ -465,6 +465,7 @@ fn a_range_that_is_refused_again_and_again() {
     for (refusals, answers, expected) in [
         (0, vec![error(500)], "40-? = judge the status"),
         (1, vec![error(500), whole_of(strong())], "40-? whole = join"),
+        (0, vec![error(520), whole_of(strong())], "40-? whole = join"),
         (1, vec![error(503), error(503)], "40-? whole = judge the status"),
         (1, vec![error(502), page(whole_of(none()))], "40-? whole = refuse as BadContent"),
         (9, vec![waits(503)], "40-? = judge the status"),
@@ -481,6 +482,8 @@ fn a_range_that_is_refused_again_and_again() {
     let range = Ask { range: Some(40..u64::MAX), ..Ask::default() };
     let after = |ask: &Ask, answer: Answer| refusals_after(Some(&held(3)), ask, &answer);
     assert_eq!([after(&range, error(500)), after(&range, waits(503)), after(&range, error(429))], [4, 3, 3]);
+    let other = Answer { seen: Binding { source: "other".into(), ..error(500).seen }, ..error(500) };
+    assert_eq!([after(&range, other.clone()), after(&Ask::default(), other)], [3, 3], "another source says nothing");
     assert_eq!((after(&Ask::default(), error(500)), refusals_after(None, &Ask::default(), &error(500))), (0, 0));
 }
 

@@ -153,10 +153,12 @@ impl<'a> Pager<'a> {
         let is_same = self.cursor.pages > 0 && page == self.cursor.last_page;
         self.cursor.last_page = page;
         self.cursor.repeats = if self.is_new(items) { 0 } else { self.cursor.repeats.saturating_add(1) };
+        // It ends by itself, and items with little in them may well be alike.
+        let is_bounded = self.pagination.max_pages > 0 || self.pagination.max_items > 0;
         let what = if is_same {
             "is the same as the one before"
-        } else if self.cursor.repeats >= REPEATS_MAX {
-            "has the items of an earlier one, as those before it have"
+        } else if self.cursor.repeats >= REPEATS_MAX && !is_bounded {
+            "has the items of an earlier one, as those before it have (set `max_pages` where that is right)"
         } else {
             return Ok(());
         };

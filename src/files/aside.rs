@@ -1,6 +1,7 @@
 //! Partial downloads of ended jobs: out of the download root, where only finished files belong, and kept for a retry.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ impl Aside {
                 let fail = |error: io::Error| failure("set aside", &handle.path_of(&name), &error);
                 give_tail_back(&handle, &name);
                 match std::fs::create_dir_all(&place).and_then(|()| handle.rename_out(&name, &place)) {
-                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices || is_elsewhere(&handle, &place) => {
                         handle.remove(&name).map_err(fail)?;
                     }
                     // On a full disk, say. It stays where it is, and so does what says of what it is: a retry finds both.
@@ -155,6 +156,12 @@ fn remove_all(place: &Path) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a directory, which need not be there yet, is on another file system than `folder`.
+fn is_elsewhere(folder: &Folder, place: &Path) -> bool {
+    let above = place.ancestors().find_map(|above| std::fs::metadata(above).ok());
+    above.is_some_and(|above| folder.device() != above.dev())
 }
 
 #[cfg(test)]

@@ -169,11 +169,13 @@ impl Part {
             }
             // A crash between the two steps of a rename by links: it is a second name of the finished file. A part that others have
             // linked, as some backups do, is as good as before.
-            if file.metadata().map_err(|error| fail(&error))?.nlink() > 1 && may_be_finished(&file, key.name) {
+            let is_linked = file.metadata().map_err(|error| fail(&error))?.nlink() > 1;
+            let loaded = load(folder, key.name, &file);
+            // Nothing says that one without a checkpoint is haul's own, and what it holds would be overwritten under its other name.
+            if is_linked && (loaded.1.is_none() || may_be_finished(&file, key.name)) {
                 folder.remove(&name).map_err(|error| fail(&error))?;
                 return Ok(Err(claim));
             }
-            let loaded = load(folder, key.name, &file);
             // Of a process that was killed while it made a checkpoint.
             let _ = folder.remove(&meta_draft_name(key.name));
             return Ok(Ok(Part::of(root, folder.clone(), key, file, claim, loaded, false)));

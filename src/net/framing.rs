@@ -204,8 +204,9 @@ impl Scan {
         let mut start = 0;
         while let Some(length) = bytes[start..].iter().position(|byte| *byte == b'\n') {
             let next = bytes.get(start + length + 1).copied();
-            if next.is_none() && length < LINE_BYTES_MAX && self.handed_on == 0 && self.names_no_coding(&bytes[start..])
-            {
+            let line = &bytes[start..];
+            let may_go_on = next.is_none() && length < LINE_BYTES_MAX && self.handed_on == 0;
+            if may_go_on && (self.names_no_coding(line) || self.may_be_surplus(line)) {
                 // What it says depends on whether the next line goes on with it.
                 return Look::GoesOn { held: bytes.len() - start };
             }
@@ -254,6 +255,11 @@ impl Scan {
         self.lines > 0 && coding_of(line).is_some_and(|(_, list)| members(list).next().is_none())
     }
 
+    /// Whether a line may be passed over as one that frames the body as a line before it does.
+    fn may_be_surplus(&self, line: &[u8]) -> bool {
+        self.lines > LINES_SHOWN_MAX && matches!(line.first(), Some(b'C' | b'c' | b'T' | b't'))
+    }
+
     /// Takes in a line and puts it right; `true`: it is the one behind the head.
     fn is_end(&mut self, line: &mut [u8]) -> bool {
         match (self.lines, &*line) {
@@ -285,6 +291,7 @@ impl Scan {
                 let colon = colon_of_identity(header, self.goes_on);
                 let surplus = if nth > LINES_SHOWN_MAX && !is_fold { self.colon_of_surplus(header) } else { None };
                 if is_fold {
+                    self.framed.clear();
                     clean(line);
                     self.aside.go_on(line);
                 } else {

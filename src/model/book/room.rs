@@ -7,12 +7,15 @@ use crate::model::access::{AccessError, AccessRow, ENTRIES_MAX, Principal, Token
 use crate::model::book::Book;
 use crate::model::time::Timestamp;
 
-/// How many principals a tenant may have had. Those that were deleted count, since their numbers stay taken.
+/// How many principals a tenant may have. Of those that were deleted, whose numbers stay taken, there may be as many as entries of
+/// any kind.
 pub(super) const TENANT_PRINCIPALS_MAX: usize = 10_000;
 /// How many tokens the principals of a tenant may have.
 const TENANT_TOKENS_MAX: usize = 10_000;
 /// How many tokens one principal may have.
-pub(super) const PRINCIPAL_TOKENS_MAX: usize = 1_000;
+pub(super) const PRINCIPAL_TOKENS_MAX: usize = 5_000;
+/// How many tokens are forgotten at once. Where there are more than may be, it takes several calls to come within the bounds.
+const FORGOTTEN_MAX: usize = 1_000;
 /// How long a token that has ended can be looked at, where nothing needs its place.
 const ENDED_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
@@ -24,8 +27,10 @@ impl Book {
     pub(super) fn check_room_for(&self, principal: &Principal) -> Result<(), AccessError> {
         let home = principal.home();
         let of_tenant = |it: &Principal| home.is_some() && it.home() == home;
-        if self.principals.values().filter(|it| of_tenant(it)).count() >= TENANT_PRINCIPALS_MAX {
-            let what = "the tenant has had 10,000 principals, the most that it may; update those that it has";
+        let (gone, living): (Vec<_>, Vec<_>) =
+            self.principals.values().filter(|it| of_tenant(it)).partition(|it| it.is_gone);
+        if living.len() >= TENANT_PRINCIPALS_MAX || gone.len() >= ENTRIES_MAX {
+            let what = "the tenant has 10,000 principals, or has deleted 100,000, the most that it may; update those that it has";
             return Err(AccessError::TooManyOf(what, "principals"));
         }
         // Principals of tenants leave those of the server alone.
@@ -50,7 +55,7 @@ impl Book {
             (
                 PRINCIPAL_TOKENS_MAX,
                 &|token| token.principal == owner.no,
-                AccessError::TooManyOf("the principal has 1,000 tokens, the most that it may; revoke some", "tokens"),
+                AccessError::TooManyOf("the principal has 5,000 tokens, the most that it may; revoke some", "tokens"),
             ),
             (
                 TENANT_TOKENS_MAX,
@@ -64,12 +69,14 @@ impl Book {
             let may_go = |token: &Token| counts(token) && !token.is_live(now) && !makers.contains(token.id.as_str());
             let mut ended: Vec<&Token> = kept.iter().filter(|token| may_go(token)).copied().collect();
             let Some(extra) = (count + 1).checked_sub(most) else { continue };
+            let extra = extra.min(FORGOTTEN_MAX);
             if ended.len() < extra {
                 return Err(refusal);
             }
             ended.sort_by_key(|token| token.end());
             ended.truncate(extra);
-            kept.retain(|token| !ended.iter().any(|it| it.id == token.id));
+            let gone: BTreeSet<&str> = ended.iter().map(|token| token.id.as_str()).collect();
+            kept.retain(|token| !gone.contains(token.id.as_str()));
             rows.extend(ended.iter().map(|token| AccessRow::Forget(token.id.clone())));
         }
         Ok(rows)

@@ -486,9 +486,10 @@ fn no_tenant_takes_the_room_of_others() {
     let mut book = book();
     let (boss, op) = (by(&book, "default/boss", ""), by(&book, "op", ""));
     // A principal has so many tokens; those that have ended make room, the oldest first.
-    for nth in 1..room::PRINCIPAL_TOKENS_MAX {
-        book = done(&book, &AccessChange::CreateToken(token(&format!("t{nth}"), "default/ci", "")), &boss);
-    }
+    book = done(&book, &AccessChange::CreateToken(token("t1", "default/ci", "")), &boss);
+    let first = book.token("t1").unwrap().clone();
+    let like = |nth| AccessRow::Token(Arc::new(Token { id: format!("t{nth}").into(), ..Token::clone(&first) }));
+    book = book.with(&(2..room::PRINCIPAL_TOKENS_MAX).map(like).collect::<Vec<_>>());
     let more = AccessChange::CreateToken(token("more", "default/ci", ""));
     assert!(matches!(refused(&book, &more, &boss), AccessError::TooManyOf(_, "tokens")));
     assert!(book.apply(&AccessChange::CreateToken(token("other", "default/boss", "")), &boss, NOW).is_ok());
@@ -505,13 +506,13 @@ fn no_tenant_takes_the_room_of_others() {
     let last = AccessChange::CreateToken(token("last", "default/ci", ""));
     assert!(matches!(book.apply(&last, &boss, later).unwrap_err(), AccessError::TooManyOf(_, "tokens")));
 
-    // A tenant has had so many principals, and whoever runs the server is not kept from making others.
-    let gone = |no: PrincipalNo| {
+    // A tenant has so many principals, and whoever runs the server is not kept from making others.
+    let living = |no: PrincipalNo| {
         let ci = book.principal("default/ci").unwrap();
         let name = format!("default/p{no}");
-        AccessRow::Principal(Arc::new(Principal { no, name, is_gone: true, ..Principal::clone(ci) }))
+        AccessRow::Principal(Arc::new(Principal { no, name, ..Principal::clone(ci) }))
     };
-    let rows: Vec<AccessRow> = (0..room::TENANT_PRINCIPALS_MAX as u64).map(|at| gone(1_000 + at)).collect();
+    let rows: Vec<AccessRow> = (0..room::TENANT_PRINCIPALS_MAX as u64).map(|at| living(1_000 + at)).collect();
     let full = book.with(&rows);
     let refusal = refused(&full, &principal("default/new", "submit"), &boss);
     assert!(matches!(refusal, AccessError::TooManyOf(_, "principals")));
