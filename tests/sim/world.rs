@@ -213,6 +213,7 @@ impl World {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(self.network.in_flight(), 0, "something still runs");
+        self.faults.judge();
         self.faults.doom.store(false, Ordering::Relaxed);
     }
 
@@ -286,6 +287,7 @@ impl World {
             assert!(seen.most_in_all <= IN_ALL, "{} requests at once", seen.most_in_all);
             assert!(seen.violations.is_empty(), "{:?}", seen.violations);
         }
+        self.faults.judge();
         self.check_acknowledged(store).await;
         for job in self.jobs(store).await {
             self.judge_job(store, &job).await;
