@@ -169,3 +169,40 @@ async fn parts_that_are_removed_at_the_end_of_their_job_count_no_more() {
     assert_eq!(stores(&server, "a").await, 4_000_000);
     server.terminate();
 }
+
+/// What has all its bytes needs no room to be finished: a tenant that stores as much as it may would keep it unfinished for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_part_is_finished_although_its_tenant_stores_all_it_may() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    make(&server, &["a"]).await;
+    let (place, whole) = (
+        server.downloads().join(".haul-tenants/a/d/file"),
+        Reply::ok(vec![b'a'; BYTES as usize]).header("ETag", "\"a\""),
+    );
+    let taken = place.clone();
+    origin.handle("/a", move |request| {
+        if request.nth == 0 {
+            std::fs::create_dir_all(taken.parent().unwrap()).unwrap();
+            std::fs::write(&taken, "of somebody else").unwrap();
+        }
+        whole.clone()
+    });
+    let spec = pb::JobSpec { directory: "d".to_owned(), ..job(vec![file(&origin, "/a")]) };
+    let id = submit(&server, "a", spec, "").await.job_id;
+    let failed = ended(&server, "a", &id).await;
+    let error = task(&server, "a", &failed.job_id).await.error.unwrap();
+    assert_eq!(error.reason(), pb::FailureReason::FileExists, "{error:?}");
+    assert_eq!(stores(&server, "a").await, BYTES, "its part is kept for a retry");
+    std::fs::remove_file(&place).unwrap();
+    allow(&server, "a", Some(BYTES)).await;
+    let other = submit(&server, "a", job(vec![fetch(origin.url("/b"))]), "").await.job_id;
+    wants_room(&server, "a", &other).await;
+    // It is found in the store as well.
+    server.restart().await;
+    let retry = pb::RetryJobRequest { job_id: failed.job_id.clone(), ..Default::default() };
+    jobs(&server, "a").retry_job(retry).await.unwrap();
+    assert_eq!(ended(&server, "a", &failed.job_id).await.state(), pb::JobState::Succeeded);
+    assert_eq!(std::fs::read(&place).unwrap().len() as u64, BYTES);
+    wants_room(&server, "a", &other).await;
+    assert_eq!(origin.requests("/b").len(), 0);
+}

@@ -50,11 +50,10 @@ impl Shape {
             }
         };
         if seed.is_multiple_of(LONG_BODIES) {
-            // So small that nearly all tasks are read from the store, many at a time if it lets them.
-            let bounds = Bounds { queue_bytes: 300_000, ..Bounds::default() };
+            let bounds = Bounds::default();
             let (real_store, body) = (true, 2 << 20);
             let (contradicts, tenants) = (false, false);
-            return Shape { real_store, body, clients: 1, steps: 6, tasks: 6, lives: 2, contradicts, tenants, bounds };
+            return Shape { real_store, body, clients: 1, steps: 6, tasks: 4, lives: 2, contradicts, tenants, bounds };
         }
         Shape {
             body: 0,
