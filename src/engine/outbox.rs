@@ -28,7 +28,7 @@ const BYTES_MAX: usize = 32 << 20;
 /// Memory of pages of fetches beyond which no more are added. On a full disk what cannot be left out of a batch has to fit into
 /// what the store lends, twice: in its log, and where that is copied to.
 const PAGES_BYTES_MAX: usize = 8 << 20;
-/// Ends of attempts that a batch takes. Those that come while another batch is at the disk wait then, so that the next one is
+/// Ends of attempts that a batch takes, or as many as may run, if that is more. Those that come while another batch is at the disk wait then, so that the next one is
 /// not the larger the longer that took: whoever asks for something waits for both.
 const ENDS_MAX: usize = 64;
 /// Memory of a row that moves, beside what it holds.
@@ -132,9 +132,9 @@ impl Outbox {
         self.pages_bytes < PAGES_BYTES_MAX
     }
 
-    /// Whether it takes more ends of attempts.
-    pub(crate) fn takes_ends(&self) -> bool {
-        self.batch.moves.len() < ENDS_MAX && self.takes_pages()
+    /// Whether it takes more ends of attempts, where so many run at most.
+    pub(crate) fn takes_ends(&self, places: usize) -> bool {
+        self.batch.moves.len() < ENDS_MAX.max(places) && self.takes_pages()
     }
 
     /// Adds who did something.

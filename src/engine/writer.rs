@@ -164,11 +164,7 @@ impl Work {
                 () = at(self.regain) => continue,
             };
             let Some(order) = order else { break };
-            // Both leave something to do. What is to be done already is not put off by it.
-            if order.batch.new_data_key || !order.batch.purges.is_empty() {
-                let soon = Instant::now() + UPKEEP_PERIOD;
-                self.upkeep = Some(self.upkeep.map_or(soon, |time| time.min(soon)));
-            }
+            self.expect_upkeep(&order.batch);
             self.commit(order).await;
         }
         self.store.close().await;
@@ -176,8 +172,22 @@ impl Work {
 
     /// Commits deletions and purges, once: whoever ordered them tries again, and keeps nobody waiting meanwhile.
     async fn remove(&mut self, Order { batch, result }: Order) {
+        self.expect_upkeep(&batch);
+        let committed = self.store.commit(&batch).await;
+        let is_done = committed.is_ok();
         // Whoever ordered it may be gone.
-        let _ = result.send(self.store.commit(&batch).await);
+        let _ = result.send(committed);
+        if is_done && matches!(*self.condition.borrow(), Condition::Writable | Condition::Short(_)) {
+            self.note_room();
+        }
+    }
+
+    /// New keys and purges leave something to do. What is to be done already is not put off by it.
+    fn expect_upkeep(&mut self, batch: &Batch) {
+        if batch.new_data_key || !batch.purges.is_empty() {
+            let soon = Instant::now() + UPKEEP_PERIOD;
+            self.upkeep = Some(self.upkeep.map_or(soon, |time| time.min(soon)));
+        }
     }
 
     /// Lets the store look for more room.
@@ -252,7 +262,11 @@ impl Work {
                 biased;
                 () = result.closed() => return,
                 Some(order) = self.urgent.recv() => {
+                    let frees = !order.batch.purges.is_empty();
                     self.remove(order).await;
+                    if frees {
+                        self.keep_up().await;
+                    }
                     // It may have made room for the other one.
                     wait = Duration::from_millis(20);
                 }

@@ -160,8 +160,11 @@ fn remove_all(place: &Path) -> Result<(), Failure> {
 
 /// Whether a directory, which need not be there yet, is on another file system than `folder`.
 fn is_elsewhere(folder: &Folder, place: &Path) -> bool {
-    let above = place.ancestors().find_map(|above| std::fs::metadata(above).ok());
-    above.is_some_and(|above| folder.device() != above.dev())
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let mut above = place.ancestors().map(std::fs::metadata);
+    // One that cannot be looked at may be on any.
+    let nearest = above.find(|found| !found.as_ref().is_err_and(is_missing));
+    nearest.is_some_and(|found| found.is_ok_and(|found| folder.device() != found.dev()))
 }
 
 #[cfg(test)]

@@ -280,6 +280,7 @@ fn check_key(key: PartKey<'_>) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::range_set::RangeSet;
     use crate::files::source::Record;
 
     #[test]
@@ -313,9 +314,18 @@ mod tests {
         let place = tempfile::tempdir_in(".").unwrap();
         let root = Arc::new(Root::open(place.path()).unwrap());
         let key = PartKey { name: "k", is_shared: false };
-        std::fs::write(place.path().join(part_name("k")), "half").unwrap();
-        std::fs::hard_link(place.path().join(part_name("k")), place.path().join("copy")).unwrap();
+        let names = [part_name("k"), "copy".to_owned()].map(|name| place.path().join(name));
+        let part = Part::create(&root, "", key).unwrap();
+        let stored = Stored { ranges: RangeSet::from_start(4), ..Stored::default() };
+        assert!(part.place.save(&stored, part.place.announce_save()).is_ok());
+        drop(part);
+        std::fs::write(&names[0], "half").unwrap();
+        std::fs::hard_link(&names[0], &names[1]).unwrap();
         assert!(Part::find(&root, "", key).unwrap().is_some());
-        assert_eq!(std::fs::read(place.path().join(part_name("k"))).unwrap(), b"half");
+        assert_eq!(std::fs::read(&names[0]).unwrap(), b"half");
+        // Without a checkpoint it may be anybody's.
+        std::fs::remove_file(place.path().join(meta_name("k"))).unwrap();
+        assert!(Part::find(&root, "", key).unwrap().is_none());
+        assert_eq!(std::fs::read(&names[1]).unwrap(), b"half");
     }
 }

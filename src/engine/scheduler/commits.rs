@@ -29,8 +29,7 @@ impl Scheduler {
                 self.removals = self.send(sealed, true).await;
             }
         }
-        self.take_deferred_ends();
-        self.take_incoming();
+        self.take_what_waited();
         // What needs no commit is done at once, and may leave something that does: nothing else would wake the loop for it.
         while self.in_flight.is_none() {
             self.store_uses();
@@ -42,8 +41,7 @@ impl Scheduler {
             let row = |id| jobs.get(id).map(|run| run.job.clone());
             let sealed = self.outbox.seal(row, |id| in_pieces.contains(&id), &self.book);
             self.in_flight = self.send(sealed, false).await;
-            self.take_deferred_ends();
-            self.take_incoming();
+            self.take_what_waited();
         }
     }
 

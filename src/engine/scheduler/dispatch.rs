@@ -53,7 +53,7 @@ impl Scheduler {
     /// the origins.
     fn has_few_ends(&self) -> bool {
         let out = self.attempts.len() + self.ends.len();
-        self.outbox.takes_ends() || out < self.limits.max_concurrent_tasks as usize
+        self.outbox.takes_ends(self.places()) || out < self.places()
     }
 
     fn pick(&mut self, now: Timestamp) -> Option<(JobId, Queued, HostPermit)> {

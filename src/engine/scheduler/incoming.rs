@@ -16,8 +16,14 @@ impl Scheduler {
         if self.outbox.takes_pages() { self.keep_page(incoming) } else { self.incoming.push_back(incoming) }
     }
 
-    /// A batch is on its way: the next one takes pages that waited for it.
-    pub(super) fn take_incoming(&mut self) {
+    /// A batch is on its way: the next one takes what waited for it. Ends go first, which are few, where pages could fill every batch.
+    pub(super) fn take_what_waited(&mut self) {
+        self.take_deferred_ends();
+        self.take_ends();
+        self.take_incoming();
+    }
+
+    fn take_incoming(&mut self) {
         while self.outbox.takes_pages()
             && let Some(incoming) = self.incoming.pop_front()
         {
@@ -32,8 +38,7 @@ impl Scheduler {
         self.take_deferred_ends();
     }
 
-    /// As [`Scheduler::take_incoming`], for ends that waited for it.
-    pub(super) fn take_deferred_ends(&mut self) {
+    fn take_deferred_ends(&mut self) {
         while self.takes_ends()
             && let Some(ended) = self.ends.pop_front()
         {

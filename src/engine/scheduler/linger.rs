@@ -29,7 +29,7 @@ impl Linger {
             (true, false) => START_LINGER,
             _ => return None,
         };
-        if !outbox.is_patient() || !outbox.takes_ends() {
+        if !outbox.is_patient() {
             return None;
         }
         let since = *self.since.get_or_insert_with(Instant::now);

@@ -266,7 +266,8 @@ impl Scheduler {
             self.begin_reads();
             self.survey_on();
             let running = self.attempts.len();
-            let linger = lingering.left(&self.outbox, running).filter(|_| self.pieces.is_empty() && !self.draining);
+            let linger = lingering.left(&self.outbox, running);
+            let linger = linger.filter(|_| self.pieces.is_empty() && !self.draining && self.takes_ends());
             if linger.is_none() {
                 self.begin_commits().await;
                 if self.outbox.is_empty() {
@@ -342,20 +343,30 @@ impl Scheduler {
 
     /// Takes all attempts and reads that have ended by now.
     fn take_what_is_done(&mut self) -> Result<(), StoreError> {
-        while self.takes_ends()
-            && let Some(ended) = self.attempts.try_next()
-        {
-            self.attempt_ended(ended);
-        }
+        self.take_ends();
         while let Some(read) = self.reads.try_join_next() {
             self.read_done(read)?;
         }
         Ok(())
     }
 
+    /// Takes in the attempts that have ended by now, as many as the batch takes.
+    fn take_ends(&mut self) {
+        while self.takes_ends()
+            && let Some(ended) = self.attempts.try_next()
+        {
+            self.attempt_ended(ended);
+        }
+    }
+
     /// Whether attempts that have ended are taken in, with what they bring. A drain that gives up waits for none.
     fn takes_ends(&self) -> bool {
-        self.outbox.takes_ends() || self.is_cut
+        self.outbox.takes_ends(self.places()) || self.is_cut
+    }
+
+    /// How many tasks may run at once.
+    fn places(&self) -> usize {
+        self.limits.max_concurrent_tasks as usize
     }
 
     fn now(&self) -> Timestamp {

@@ -34,15 +34,21 @@ impl Ahead {
         Ahead { path: path.into(), bytes_max }
     }
 
-    /// Makes the file a step longer if it is shorter than the log becomes. Nobody may write to the log meanwhile. What goes
-    /// wrong costs time only: the file then grows with the commits.
-    pub(super) async fn step(&self) {
+    /// Whether the file is shorter than the log becomes.
+    pub(super) fn is_short(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|file| file.len() < self.bytes_max)
+    }
+
+    /// Makes the file a step longer if it is shorter than the log becomes. Nobody may write to the log meanwhile. Returns whether
+    /// that went well; if not, that costs time only: the file then grows with the commits.
+    pub(super) async fn step(&self) -> bool {
         let this = self.clone();
         match tokio::task::spawn_blocking(move || this.extend()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => tracing::debug!(%error, path = %self.path.display(), "the log grows with its commits"),
             Err(error) => tracing::error!("the log could not be made longer: {error}"),
         }
+        false
     }
 
     fn extend(&self) -> io::Result<()> {
@@ -94,10 +100,16 @@ mod tests {
         assert!(bytes.starts_with(b"frames") && bytes[6..].iter().all(|byte| *byte == 0));
     }
 
-    #[test]
-    fn sqlite_waits_for_bytes_alone_where_a_file_keeps_its_length() {
+    /// It does not say whether it uses `fdatasync`, but whether the flags beside that one are in force.
+    #[tokio::test]
+    async fn sqlite_is_built_with_the_flags_of_the_repository() {
         let flags = option_env!("LIBSQLITE3_FLAGS").unwrap_or_default();
         assert!(flags.contains("-DHAVE_FDATASYNC=1"), "SQLite was built without `.cargo/config.toml`: `{flags}`");
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+        let options = sqlx::query_scalar("PRAGMA compile_options").fetch_all(&mut writer.conn).await;
+        let options: Vec<String> = options.unwrap();
+        assert!(options.iter().any(|option| option == "DEFAULT_MEMSTATUS=0"), "{options:?}");
     }
 
     #[tokio::test]

@@ -51,8 +51,10 @@ pub(super) struct LogCopier {
     next_look: Instant,
     /// `None`: commits are not waited for, or the length of the file costs them nothing.
     ahead: Option<Ahead>,
-    /// Pages of the log that were copied when the last copy began.
-    copied_before: i64,
+    /// When it is made longer again, after that has failed.
+    next_step: Instant,
+    /// Pages of the log that were not copied when the last copy began.
+    left_before: i64,
     /// The most pages that were left to the connection that writes.
     #[cfg(test)]
     most_left: i64,
@@ -69,22 +71,34 @@ impl LogCopier {
             under_way: JoinSet::new(),
             next_look: Instant::now(),
             ahead: None,
-            copied_before: 0,
+            next_step: Instant::now(),
+            left_before: 0,
             #[cfg(test)]
             most_left: 0,
         }
     }
 
     /// Has the file of the log written ahead of the commits from now on.
-    pub(super) async fn write_ahead(&mut self) {
+    pub(super) async fn write_ahead(&mut self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         self.ahead = Some(Ahead::of(self.options.get_filename(), log_bytes(self.pages)));
-        self.step_ahead().await;
+        self.step_ahead(writer).await
     }
 
-    async fn step_ahead(&self) {
-        if let Some(ahead) = &self.ahead {
-            ahead.step().await;
+    async fn step_ahead(&mut self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        let now = Instant::now();
+        let Some(ahead) = self.ahead.as_ref().filter(|ahead| now >= self.next_step && ahead.is_short()) else {
+            return Ok(());
+        };
+        // Whoever else writes to the database adds to the log, and what they commit must not be overwritten. While somebody does,
+        // it is as well to wait.
+        if sqlx::query("BEGIN IMMEDIATE").execute(&mut *writer).await.is_err() {
+            self.next_step = now + FAILED_REST;
+            return Ok(());
         }
+        if !ahead.step().await {
+            self.next_step = now + FAILED_REST;
+        }
+        sqlx::query("ROLLBACK").execute(&mut *writer).await.map(drop)
     }
 
     /// To be called between commits with the connection that writes. Begins a copy where the log has become long, and
@@ -98,7 +112,7 @@ impl LogCopier {
             return Ok(());
         }
         self.next_look = now + LOOK_PERIOD;
-        self.step_ahead().await;
+        self.step_ahead(writer).await?;
         let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut *writer).await?;
         if !self.under_way.is_empty() {
             // No commit can copy the log beside this copy, so the log would outgrow its bound: commits wait for it.
@@ -112,12 +126,12 @@ impl LogCopier {
         if length - copied < self.pages {
             return Ok(());
         }
-        self.begin(copied).await
+        self.begin(length - copied).await
     }
 
-    /// Begins to copy what the log has now, of which so many pages are copied already.
-    async fn begin(&mut self, copied: i64) -> Result<(), sqlx::Error> {
-        self.copied_before = copied;
+    /// Begins to copy what the log has now, of which so many pages are not copied yet.
+    async fn begin(&mut self, left: i64) -> Result<(), sqlx::Error> {
+        self.left_before = left;
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => self.options.connect().await?,
@@ -151,9 +165,11 @@ impl LogCopier {
             // It has begun anew already.
             return Ok(());
         }
-        // Where commits outrun the copies, the log grows to its bound. One that a reader holds is not copied any further.
-        if length - copied > REST_MAX && length < self.bound() && copied > self.copied_before {
-            return self.begin(copied).await;
+        // Another copy pays while each leaves half of what the one before it left. Commits may outrun the copies, and what a reader
+        // holds is not copied any further.
+        let left = length - copied;
+        if left > REST_MAX && length < self.bound() && left <= self.left_before / 2 {
+            return self.begin(left).await;
         }
         #[cfg(test)]
         {

@@ -108,8 +108,8 @@ impl SqliteStore {
             _lock: lock.clone(),
         });
         let mut log = LogCopier::new(options, checkpoint_pages / 2);
-        if durability == Durability::Full {
-            log.write_ahead().await;
+        if durability == Durability::Full && !reserve.as_ref().is_some_and(Reserve::is_short) {
+            log.write_ahead(&mut conn).await.map_err(failed)?;
         }
         Ok((store, SqliteWriter::new(conn, numbers, keyring, log, reserve, lock)))
     }

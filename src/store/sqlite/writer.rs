@@ -320,7 +320,11 @@ impl WriteStore for SqliteWriter {
     }
 
     fn upkeep(&mut self, now: Timestamp) -> Answer<'_, Upkeep> {
-        Box::pin(async move { if self.return_pages().await { Ok(Upkeep::More) } else { self.tend(now).await } })
+        Box::pin(async move {
+            let is_more = self.return_pages().await;
+            let tended = self.tend(now).await?;
+            Ok(if is_more { Upkeep::More } else { tended })
+        })
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
