@@ -280,7 +280,7 @@ fn check_key(key: PartKey<'_>) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::range_set::RangeSet;
+    use crate::files::ranges::RangeSet;
     use crate::files::source::Record;
 
     #[test]
