@@ -1,18 +1,16 @@
 //! Files that are there already: kept when they are verifiably the same, in the way otherwise.
 
-use url::Url;
-
 use crate::download::Halt;
-use crate::download::order::{Order, source_id};
+use crate::download::order::Order;
 use crate::download::resume::Answer;
+use crate::files::Durability;
 use crate::files::binding::Binding;
 use crate::files::bound::hash_existing;
-use crate::files::commit::{Taken, committed_before, exists, made_before, make_durable};
+use crate::files::commit::{committed_before, exists, made_before, make_durable};
 use crate::files::digest::Hasher;
 use crate::files::folder::Folder;
 use crate::files::part::Part;
 use crate::files::source::{Existing, Maker, Record};
-use crate::files::{Durability, Root};
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::DownloadResult;
 use crate::model::spec::OnConflict;
@@ -146,14 +144,6 @@ pub(super) fn known_file(order: &Order<'_>, name: &str) -> Result<Option<Known>,
         has_validator && order.spec.expected_bytes.is_none_or(|bytes| bytes == known.size)
     };
     Ok(known.filter(can_be_known))
-}
-
-/// The name of the file in the directory that a download made from this URL: `name`, or one that a rename gave it.
-pub fn made_from(root: &Root, name: &str, url: &Url) -> Option<String> {
-    let folder = root.find_folder("").ok()??;
-    let sources = [source_id(url)];
-    let found = made_before(root, &folder, name, &sources, &Taken::ReplaceOwn(Vec::new())).ok()?;
-    found.map(|(name, _)| name)
 }
 
 /// The result of keeping a file that the origin says is still the same.

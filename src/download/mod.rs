@@ -18,6 +18,7 @@ mod existing;
 mod finish;
 mod flow;
 mod held;
+mod made;
 mod order;
 mod plan;
 mod probe;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub use crate::download::existing::made_from;
+pub use crate::download::made::made_from;
 use crate::files::folder::join;
 use crate::files::part::{Part, PartKey};
 use crate::files::{Durability, Root, names};

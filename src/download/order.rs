@@ -1,15 +1,15 @@
 //! What was ordered: the facts of an attempt that no step changes.
 
-use sha2::{Digest as _, Sha256};
 use url::Url;
 
+use crate::download::made::source_id;
 use crate::download::{DownloadContext, Target};
 use crate::files::commit::Taken;
 use crate::files::names;
 use crate::files::part::PartKey;
-use crate::model::checksum::{Algorithm, hex};
+use crate::model::checksum::Algorithm;
 use crate::model::failure::{Failure, FailureReason};
-use crate::model::secret::{redacted_text, source_name};
+use crate::model::secret::redacted_text;
 use crate::model::spec::{DownloadSpec, OnConflict};
 
 /// What was ordered, and what it is done with.
@@ -119,9 +119,4 @@ impl<'a> Order<'a> {
         let own = self.spec.max_bytes.map(|most| (most, "`max_bytes`"));
         own.or(self.ctx.settings.max_bytes.map(|most| (most, "the server's `max_download_bytes`")))
     }
-}
-
-/// What a source is recognised by in what is kept on the disk.
-pub(super) fn source_id(url: &Url) -> String {
-    hex(&Sha256::digest(source_name(url))[..16])
 }

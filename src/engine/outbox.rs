@@ -132,6 +132,11 @@ impl Outbox {
         self.pages_bytes < PAGES_BYTES_MAX
     }
 
+    /// Whether so few pages are in it that ends of attempts still find room beside more of them.
+    pub(crate) fn takes_many_pages(&self) -> bool {
+        self.pages_bytes < PAGES_BYTES_MAX / 2
+    }
+
     /// Whether it takes more ends of attempts, where so many run at most.
     pub(crate) fn takes_ends(&self, places: usize) -> bool {
         self.batch.moves.len() < ENDS_MAX.max(places) && self.takes_pages()

@@ -460,6 +460,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::too_many_lines)] // One odd head after another.
     fn what_is_odd_is_put_right_wherever_it_is_cut() {
         let long = "x".repeat(LINE_BYTES_MAX);
         for (head, right) in [

@@ -1,6 +1,6 @@
 //! The pool, and what the guard does to it.
 
-use std::io::{Read, Write};
+use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -8,10 +8,9 @@ use haul::model::failure::FailureReason;
 use haul::net::{Guard, HttpClient, Transport};
 use http::Method;
 
-use crate::common::{class, client, fetch, get, one_thread_each, profile, read, with_http};
+use crate::common::{class, client, fetch, get, one_thread_each, profile, read};
 use crate::support::origin::Origin;
 use crate::support::reply::{Cut, Reply};
-use crate::support::tls::{Authority, Leaf};
 
 #[tokio::test]
 async fn one_connection_serves_one_request_after_another() {
@@ -112,50 +111,35 @@ async fn a_connection_closed_while_idle_is_not_used() {
     assert_eq!(origin.requests("/").len(), 3, "none was sent twice");
 }
 
-/// Nobody has asked for it, so it is not the answer to what is asked next: neither where the runtime has not heard of it yet.
+/// Nobody has asked for it, so it is not the answer to what is asked next, also where the runtime has not heard of it yet.
 #[tokio::test]
 async fn what_came_unasked_is_no_answer() {
     const RIGHT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright";
     const UNASKED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong";
-    let authority = Authority::new();
-    for tls in [None, Some(authority.server(Leaf::good()))] {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let url = format!("{scheme}://{}/", listener.local_addr().unwrap());
-        let ((say, said), (sent, came)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
-        let peer = std::thread::spawn(move || {
-            for nth in 0..2 {
-                let (stream, _) = listener.accept().unwrap();
-                let mut stream: Box<dyn ReadWrite> = match &tls {
-                    Some(config) => {
-                        let server = rustls::ServerConnection::new(config.clone()).unwrap();
-                        Box::new(rustls::StreamOwned::new(server, stream))
-                    }
-                    None => Box::new(stream),
-                };
-                while stream.read(&mut [0; 4096]).unwrap_or(0) > 0 {
-                    stream.write_all(RIGHT).and_then(|()| stream.flush()).unwrap();
-                    if nth == 0 && said.recv().is_ok() {
-                        stream.write_all(UNASKED).and_then(|()| stream.flush()).unwrap();
-                        sent.send(()).unwrap();
-                    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let ((say, said), (sent, came)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+    let peer = std::thread::spawn(move || {
+        for nth in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            while stream.read(&mut [0; 4096]).unwrap_or(0) > 0 {
+                stream.write_all(RIGHT).unwrap();
+                if nth == 0 && said.recv().is_ok() {
+                    stream.write_all(UNASKED).unwrap();
+                    sent.send(()).unwrap();
                 }
             }
-        });
-        let (client, profile) = (client(), with_http(|http| http.ca_pem = Some(authority.pem())));
-        assert_eq!(fetch(&client, &url, &profile).await.unwrap().1, b"right");
-        // Nothing is waited for, so that the runtime does not look at its sockets.
-        say.send(()).unwrap();
-        came.recv().unwrap();
-        assert_eq!(fetch(&client, &url, &profile).await.unwrap().1, b"right", "{scheme}");
-        drop((client, say));
-        peer.join().unwrap();
-    }
+        }
+    });
+    let (client, profile) = (client(), profile(|_| {}));
+    assert_eq!(fetch(&client, &url, &profile).await.unwrap().1, b"right");
+    // Nothing is waited for, so that the runtime does not look at its sockets.
+    say.send(()).unwrap();
+    came.recv().unwrap();
+    assert_eq!(fetch(&client, &url, &profile).await.unwrap().1, b"right");
+    drop((client, say));
+    peer.join().unwrap();
 }
-
-trait ReadWrite: Read + Write {}
-
-impl<T: Read + Write> ReadWrite for T {}
 
 #[tokio::test]
 async fn the_guard_stands_before_names_and_literals() {

@@ -18,8 +18,10 @@ use crate::store::{Committed, StoreError};
 const REMOVALS_REST: Duration = Duration::from_secs(1);
 
 impl Scheduler {
-    /// Begins a commit where none is under way and there is something to commit.
-    pub(super) async fn begin_commits(&mut self) {
+    /// Begins a commit where none is under way and there is something to commit. Returns whether attempts that had ended were taken in:
+    /// others may start in their place.
+    pub(super) async fn begin_commits(&mut self) -> bool {
+        let before = self.attempts.len() + self.ends.len();
         // What makes room does not wait in one batch with what needs some.
         if self.removals.is_none() && self.is_blocked() {
             if !self.removals_rest {
@@ -43,6 +45,7 @@ impl Scheduler {
             self.in_flight = self.send(sealed, false).await;
             self.take_what_waited();
         }
+        self.attempts.len() + self.ends.len() < before
     }
 
     async fn send(&mut self, sealed: Sealed, is_removal: bool) -> Option<InFlight> {

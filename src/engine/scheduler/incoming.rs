@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::engine::attempt::Ended;
 use crate::engine::effect::Effect;
 use crate::engine::jobs::JobRun;
+use crate::engine::outbox::Outbox;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::incoming_page::Incoming;
 use crate::model::failure::{Failure, FailureReason};
@@ -16,15 +17,17 @@ impl Scheduler {
         if self.outbox.takes_pages() { self.keep_page(incoming) } else { self.incoming.push_back(incoming) }
     }
 
-    /// A batch is on its way: the next one takes what waited for it. Ends go first, which are few, where pages could fill every batch.
+    /// A batch is on its way: the next one takes what waited for it. Pages fill half of it at first, then come ends, and what is left
+    /// is for more pages: neither may keep the others out of every batch.
     pub(super) fn take_what_waited(&mut self) {
+        self.take_incoming(Outbox::takes_many_pages);
         self.take_deferred_ends();
         self.take_ends();
-        self.take_incoming();
+        self.take_incoming(Outbox::takes_pages);
     }
 
-    fn take_incoming(&mut self) {
-        while self.outbox.takes_pages()
+    fn take_incoming(&mut self, takes_more: impl Fn(&Outbox) -> bool) {
+        while takes_more(&self.outbox)
             && let Some(incoming) = self.incoming.pop_front()
         {
             self.keep_page(incoming);

@@ -268,8 +268,9 @@ impl Scheduler {
             let running = self.attempts.len();
             let linger = lingering.left(&self.outbox, running);
             let linger = linger.filter(|_| self.pieces.is_empty() && !self.draining && self.takes_ends());
+            let mut has_places = false;
             if linger.is_none() {
-                self.begin_commits().await;
+                has_places = self.begin_commits().await;
                 if self.outbox.is_empty() {
                     lingering = Linger::default();
                 }
@@ -280,7 +281,7 @@ impl Scheduler {
             }
             // While nothing can be committed, what adds to the batch is refused, and deletions have to come through.
             let roomy = self.outbox.is_roomy() || self.is_blocked();
-            let goes_on = self.survey.is_under_way() || self.queue.has_to_wake() && !self.draining;
+            let goes_on = self.survey.is_under_way() || (self.queue.has_to_wake() || has_places) && !self.draining;
             let wait = if goes_on { Duration::ZERO } else { self.wait() };
             let takes_ends = self.takes_ends();
             self.runner.metrics.looped(woken.elapsed());

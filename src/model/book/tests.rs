@@ -488,7 +488,7 @@ fn no_tenant_takes_the_room_of_others() {
     // A principal has so many tokens; those that have ended make room, the oldest first.
     book = done(&book, &AccessChange::CreateToken(token("t1", "default/ci", "")), &boss);
     let first = book.token("t1").unwrap().clone();
-    let like = |nth| AccessRow::Token(Arc::new(Token { id: format!("t{nth}").into(), ..Token::clone(&first) }));
+    let like = |nth| AccessRow::Token(Arc::new(Token { id: format!("t{nth}"), ..Token::clone(&first) }));
     book = book.with(&(2..room::PRINCIPAL_TOKENS_MAX).map(like).collect::<Vec<_>>());
     let more = AccessChange::CreateToken(token("more", "default/ci", ""));
     assert!(matches!(refused(&book, &more, &boss), AccessError::TooManyOf(_, "tokens")));
