@@ -33,6 +33,7 @@ impl Names {
 }
 
 /// Every method that takes such a name, with requests that name it.
+#[allow(clippy::too_many_lines)] // One request after another.
 fn requests(of: &Names) -> Vec<(&'static str, Vec<u8>)> {
     let mask = |path: &str| Some(prost_types::FieldMask { paths: vec![path.to_owned()] });
     let submit = |tenant: &str| pb::Grant { role: pb::Role::Submit.into(), tenant: tenant.into() };

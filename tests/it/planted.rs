@@ -203,6 +203,7 @@ async fn refused_requests(server: &Server, origin: &Origin) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::too_many_lines)] // One place after another.
 async fn no_secret_stands_anywhere() {
     let dir = tempfile::tempdir().unwrap();
     let audit_log = dir.path().join("audit.jsonl");
