@@ -24,7 +24,8 @@ impl Names {
     /// The text without these names.
     fn taken_from(&self, text: &str) -> String {
         let names = [self.principal, &*self.token_id, self.credential, self.tenant];
-        names.iter().fold(text.to_owned(), |text, name| text.replace(&format!("`{name}`"), "`_`"))
+        let text = text.replace(&format!("@{}`", self.tenant), "@_`");
+        names.iter().fold(text, |text, name| text.replace(&format!("`{name}`"), "`_`"))
     }
 
     fn principal(&self) -> pb::Principal {
