@@ -14,6 +14,7 @@
 //! scripts/bench system dispatch 1000000 the rate with N tasks queued against that with 1,000
 //! scripts/bench system beside 200000    a job of 10 tasks beside one of N; other hosts beside a stalled one
 //! scripts/bench system watchers 1000    N watchers of one busy job, and N of an idle one: CPU, memory
+//! scripts/bench system idle 10000       N connections that say nothing: memory of each
 //! scripts/bench system restart 100000   kill -9 with N unfinished jobs, then with a job over N hosts: time, memory
 //! scripts/bench system sweeps 1000000   CancelJob, RetryJob, DeleteJob of N tasks, and SubmitJob beside each
 //! scripts/bench system synced 20000     WatchJobs over N unfinished jobs: time to `synced`
@@ -88,6 +89,7 @@ fn main() {
             "dispatch" => crowds::dispatch(count(1_000_000)).await,
             "beside" => crowds::beside(count(200_000)).await,
             "watchers" => crowds::watchers(count(1_000)).await,
+            "idle" => crowds::idle(count(10_000)).await,
             "restart" => scale::restart(count(100_000)).await,
             "sweeps" => scale::sweeps(count(1_000_000)).await,
             "synced" => scale::watch_jobs(count(20_000)).await,

@@ -67,10 +67,10 @@ impl Count {
         self.entries = self.entries.saturating_add(entries);
         self.tasks += usize::from(is_task);
         let what = if self.tasks > TASKS_MAX {
-            format!("holds more than {TASKS_MAX} tasks, the most of one call; send more through AddTasks")
+            format!("holds more than the {TASKS_MAX} tasks that one call may have; send more through AddTasks")
         } else if self.entries > ENTRIES_MAX {
             format!(
-                "is one list too many: a message holds at most {ENTRIES_MAX} entries of lists; send several messages"
+                "has too many entries: the lists of a message hold at most {ENTRIES_MAX} together; send several messages"
             )
         } else {
             return Ok(());

@@ -14,6 +14,8 @@ mod files;
 mod http2;
 #[path = "download/interleavings.rs"]
 mod interleavings;
+#[path = "download/mirrors.rs"]
+mod mirrors;
 #[path = "download/resume.rs"]
 mod resume;
 #[path = "download/rig.rs"]

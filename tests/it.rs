@@ -27,6 +27,7 @@ mod it {
     mod fetches;
     mod few_descriptors;
     mod foreign;
+    mod framing;
     mod full_disk;
     mod groups;
     mod grpcurl;

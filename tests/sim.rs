@@ -20,7 +20,7 @@
 //! | `Queue::take`: a task that is taken out stands in no index | the first; without `Queue::check`, 10 |
 //! | `Queue::lane_read`: what is held is not taken from a page, nor what left while it was read | 50; 200 to 310 |
 //! | `Queue::next_read`: few reads at once; `read::trusted`: a failed read is no end | the first; the first |
-//! | `sqlite::rows::page_of`: a page ends by bytes | seed 1536, one in 512 histories has long bodies |
+//! | `sqlite::rows::page_of`: a page ends by bytes | seed 1536, one in 1,024 histories has long bodies |
 //!
 //! In one history of three there are several tenants, with quotas ([`tenants`]).
 //!
@@ -153,6 +153,12 @@ fn ends_that_were_deferred_go_into_several_batches() {
 fn tasks_that_there_is_no_room_for_use_up_no_rate() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(batches::tasks_without_room_use_up_no_rate());
+}
+
+#[test]
+fn a_store_that_rests_is_given_what_callers_wait_for() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(batches::a_store_that_rests_is_given_what_callers_wait_for());
 }
 
 #[test]

@@ -58,7 +58,7 @@ macro_rules! all_cases {
             states: a_claim_is_running, a_move_ends_the_claim, ended_and_claimed_again_in_one_batch,
                 backing_off_and_claimed_again, two_claims_are_refused, an_end_is_final,
                 an_older_attempt_changes_nothing, a_move_cannot_be_running, due_tasks_in_order, retry_puts_back,
-                retry_in_pieces, retry_of_some, retry_of_what_has_not_failed_is_refused,
+                retry_in_pieces, retry_of_some, retry_tells_how_tasks_failed, retry_of_what_has_not_failed_is_refused,
                 tasks_are_counted_by_their_rows;
             events: events_in_order, an_end_is_told_by_its_row, an_end_before_a_retry_is_told_as_it_was;
             pages: pages_read_back, page_of_item_is_found;

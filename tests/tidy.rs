@@ -111,24 +111,32 @@ impl Source {
 
 #[test]
 fn each_test_that_a_hostile_case_names_is_there() {
-    let page = fs::read_to_string("docs/SECURITY-TESTS.md").expect("the page is there");
-    let rows = page.lines().filter(|line| line.starts_with("| ") && *line != "| case | test |");
-    let mut found = 0;
-    for row in rows {
-        let quoted = row.split('`').skip(1).step_by(2);
-        let named: Vec<(&str, &str)> = quoted.filter_map(|it| it.split_once(".rs: ")).collect();
-        assert!(!named.is_empty(), "`docs/SECURITY-TESTS.md`: no test stands in `{row}`; name one");
-        for (file, name) in named {
-            let file = format!("{file}.rs");
-            let text = fs::read_to_string(&file).unwrap_or_default();
-            assert!(
-                has_test(&text, name),
-                "`docs/SECURITY-TESTS.md`: `{file}` has no test `{name}`; name the one that shows it"
-            );
-            found += 1;
+    for (path, head, least) in
+        [("docs/SECURITY-TESTS.md", "| case | test |", 60), ("docs/SECURITY.md", "| threat | gate | test |", 90)]
+    {
+        let page = fs::read_to_string(path).expect("the page is there");
+        let mut found = 0;
+        for row in
+            page.split(head).skip(1).flat_map(|table| table.split("\n\n").next().unwrap_or_default().lines().skip(2))
+        {
+            let quoted = row.split('`').skip(1).step_by(2);
+            let (named, places): (Vec<&str>, Vec<&str>) = quoted.partition(|it| it.contains(".rs: "));
+            assert!(!named.is_empty(), "`{path}`: no test stands in `{row}`; name one");
+            for (file, name) in named.iter().filter_map(|it| it.split_once(".rs: ")) {
+                let file = format!("{file}.rs");
+                let text = fs::read_to_string(&file).unwrap_or_default();
+                assert!(has_test(&text, name), "`{path}`: `{file}` has no test `{name}`; name the one that shows it");
+                found += 1;
+            }
+            for place in places.iter().filter(|it| it.contains('/') && !it.contains(' ')) {
+                assert!(
+                    !head.contains("gate") || fs::exists(place).expect("it can be looked for"),
+                    "`{path}`: there is no `{place}`"
+                );
+            }
         }
+        assert!(found > least, "only {found} tests are named in `{path}`");
     }
-    assert!(found > 60, "only {found} tests are named");
     assert!(!has_test("/// A test]\nfn a() {}\n#[test]\nfn bb() {}", "a") && has_test("#[test]\nfn bb() {}", "bb"));
 }
 

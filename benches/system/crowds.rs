@@ -8,6 +8,7 @@ use bytes::Bytes;
 use haul::pb;
 use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
+use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;
 use tower::Service as _;
 
@@ -191,6 +192,26 @@ pub(crate) async fn watchers(count: usize) {
         "busy job alone {alone:.0} % of a core, with {count} watchers {watched:.0} %; an idle watcher {each:.1} KiB"
     );
     println!("{:.1} % of a core for {count} watchers; {each:.1} KiB an idle one", watched - alone);
+}
+
+/// What connections of HTTP/2 take that say nothing after their first bytes.
+pub(crate) async fn idle(count: usize) {
+    let dir = tempfile::tempdir().unwrap();
+    // The server raises its own limit, and this process has as many of them.
+    let most = haul::listen::descriptors::raise().map_or(count, |limit| limit as usize / 2);
+    let count = count.min(most);
+    let places = (count + 100).to_string();
+    let server = Server::start(dir.path(), &["--max-connections", &places]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = server.rss_kib();
+    let mut silent = Vec::new();
+    for _ in 0..count {
+        let mut stream = tokio::net::TcpStream::connect(&server.address).await.unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        silent.push(stream);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    println!("{:.1} KiB a connection, {count} of them", (server.rss_kib() - before) / count as f64);
 }
 
 /// Follows a job to its end and counts the messages. They are not read beyond their lengths: what is measured is the server, and

@@ -13,7 +13,7 @@ use crate::api::bodies::{PAGE_LOST, lost};
 use crate::api::flush::flush;
 use crate::api::items;
 use crate::api::lookup;
-use crate::api::outbound::Room;
+use crate::api::outbound::AnswerRoom;
 use crate::api::status::{draining, internal, out_of_range, precondition};
 use crate::api::watchers::{Watchers, kept};
 use crate::engine::handle::Engine;
@@ -141,7 +141,7 @@ impl pb::content_service_server::ContentService for Contents {
         request: Request<pb::StreamItemsRequest>,
     ) -> Result<Response<Self::StreamItemsStream>, Status> {
         let caller = Caller::of(&request);
-        let room = Room::of(request.extensions());
+        let room = AnswerRoom::of(request.extensions());
         let request = request.into_inner();
         let (job, task) =
             lookup::task(self.store.as_ref(), &self.engine, &caller, &request.job_id, request.task).await?;

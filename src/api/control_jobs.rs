@@ -12,7 +12,7 @@ use tonic_types::StatusExt as _;
 
 use crate::api::access::caller::{Caller, Reach};
 use crate::api::filters;
-use crate::api::outbound::Room;
+use crate::api::outbound::AnswerRoom;
 use crate::api::status::{Violations, draining, internal, shown};
 use crate::api::values;
 use crate::engine::command::EngineError;
@@ -87,7 +87,7 @@ fn action(request: &pb::ControlJobsRequest, v: &mut Violations) -> Action {
         }
     };
     if !request.reason.is_empty() && !matches!(action, Action::Cancel(_)) {
-        v.add("reason", "belongs to JOB_ACTION_CANCEL alone");
+        v.add("reason", "applies only to JOB_ACTION_CANCEL");
     }
     if request.delete_files && !matches!(action, Action::Delete { .. }) {
         v.add("delete_files", "belongs to JOB_ACTION_DELETE alone");
@@ -156,7 +156,7 @@ pub(crate) async fn control(
     store: &dyn Store,
     caller: Caller,
     closing: CancellationToken,
-    room: Option<Room>,
+    room: Option<AnswerRoom>,
     request: pb::ControlJobsRequest,
 ) -> Result<impl Stream<Item = Result<pb::ControlJobsResponse, Status>> + Send + 'static, Status> {
     let mut v = Violations::default();

@@ -16,6 +16,11 @@ use crate::model::time::Timestamp;
 
 /// Headers that would take the credential somewhere else, or its place.
 const RESERVED: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+/// Headers by which some origins take a request for one of another method, path or host, to which the credential is not bound.
+const DISGUISES: [&str; 2] = ["forwarded", "x-host"];
+/// The beginnings of more such headers.
+const DISGUISES_BEGIN: [&str; 7] =
+    ["x-forwarded", "x-http-host", "x-http-method", "x-method-override", "x-original-", "x-override-", "x-rewrite-"];
 
 /// Judges the credentials that tasks name, and adds what is wrong. `defaults` is the path of the job's defaults, where they
 /// come with the tasks.
@@ -66,8 +71,7 @@ impl Judge<'_> {
         let field = format!("{path}.credential");
         let usable = |tenant| self.book.credentials.usable(tenant, name, self.by.principal);
         let Some(credential) = self.by.scope.no().and_then(usable) else {
-            return v
-                .add(field, format!("is `{}`, and there is no such credential that the caller may use", shown(name)));
+            return v.add(field, format!("is `{}`, which is not a credential that the caller may use", shown(name)));
         };
         if credential.is_expired(self.now) {
             v.add(&field, format!("is `{name}`, which has expired; an admin of the tenant has to set it again"));
@@ -89,11 +93,14 @@ impl Judge<'_> {
         }
         let own = credential.value.as_ref().and_then(Value::header);
         for (index, header) in http.headers.iter().enumerate() {
-            let is_name = |other: &str| header.name.eq_ignore_ascii_case(other);
-            if RESERVED.iter().any(|it| is_name(it)) || own.is_some_and(is_name) {
+            let lower = header.name.to_ascii_lowercase();
+            let is_name = |other: &str| lower.eq_ignore_ascii_case(other);
+            let is_disguise =
+                DISGUISES.iter().any(|it| is_name(it)) || DISGUISES_BEGIN.iter().any(|it| lower.starts_with(it));
+            if is_disguise || RESERVED.iter().any(|it| is_name(it)) || own.is_some_and(is_name) {
                 v.add(
                     format!("{path}.headers[{index}].name"),
-                    format!("`{}` cannot be set beside `credential`", shown(&header.name.to_ascii_lowercase())),
+                    format!("`{}` cannot be set beside `credential`", shown(&lower)),
                 );
             }
         }

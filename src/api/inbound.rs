@@ -228,7 +228,7 @@ impl HttpBody for BoundedBody {
 
 pub(crate) fn no_room() -> Status {
     let message =
-        "too many bytes of messages are held whose requests have not ended; send fewer and smaller ones at once";
+        "the server holds too many bytes of requests that have not ended; send fewer or smaller messages at once";
     exhausted("INBOUND_BUFFER", "inbound_buffer_bytes", message)
 }
 
@@ -241,12 +241,12 @@ fn no_rest() -> Status {
 
 pub(crate) fn silent(time: Duration) -> Status {
     let message =
-        format!("nothing came of the request for {} s, and it is not whole; send it again", time.as_secs_f64());
+        format!("no byte of the request arrived for {} s, and it is incomplete; send it again", time.as_secs_f64());
     Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
 }
 
 pub(crate) fn slow(time: Duration) -> Status {
-    let message = format!("the request was not whole after {} s; send it in smaller parts", time.as_secs_f64());
+    let message = format!("the request was still incomplete after {} s; send it in smaller parts", time.as_secs_f64());
     Fault::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message).into()
 }
 

@@ -15,7 +15,7 @@ use tonic::Status;
 
 use crate::api::bodies::whole_page;
 use crate::api::flush::flush;
-use crate::api::outbound::Room;
+use crate::api::outbound::AnswerRoom;
 use crate::api::status::{draining, internal, not_found, precondition, task_failed};
 use crate::api::to_proto;
 use crate::engine::handle::Engine;
@@ -84,7 +84,7 @@ struct Items {
     /// The page that is being sent.
     page: Option<Page>,
     /// What pages that wait for the client may take.
-    room: Option<Room>,
+    room: Option<AnswerRoom>,
     over: bool,
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn stream(
     engine: Engine,
     store: Arc<dyn Store>,
     closing: CancellationToken,
-    room: Option<Room>,
+    room: Option<AnswerRoom>,
     job: JobId,
     task: &StoredTask,
     after: Option<u64>,
@@ -194,7 +194,7 @@ impl Items {
     /// Waits for more pages; false when the listing is complete. A listing that is not ends with the task's error.
     async fn more(&mut self) -> Result<bool, Status> {
         // First the subscription, then the state, then the pages: what is durable before each is found after it.
-        let news = self.engine.hub().feed(self.id.job).map(|feed| feed.subscribe());
+        let news = self.engine.hub().feed(self.id.job).map(|feed| feed.subscribe_to_pages());
         let task = self.store.task(self.id).await?;
         let task = task.ok_or_else(|| not_found("task", &self.id.to_string()))?;
         let from = self.next_page.unwrap_or(0);

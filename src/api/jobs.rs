@@ -17,7 +17,7 @@ use crate::api::filters;
 use crate::api::frames;
 use crate::api::from_proto;
 use crate::api::lookup;
-use crate::api::outbound::Room;
+use crate::api::outbound::AnswerRoom;
 use crate::api::pages;
 use crate::api::spec_to_proto;
 use crate::api::status::{Violations, shown};
@@ -28,7 +28,7 @@ use crate::api::watch::{Wish, watch_job};
 use crate::api::watch_jobs::{WatchJobsOptions, watch_jobs};
 use crate::api::watchers::{self, Watchers};
 use crate::codec::Encoded;
-use crate::engine::command::{Acted, JobPatch};
+use crate::engine::command::{Acted, EngineError, JobPatch};
 use crate::engine::handle::Engine;
 use crate::model::access::LOCAL;
 use crate::model::ids::JobId;
@@ -120,10 +120,19 @@ impl pb::job_service_server::JobService for Jobs {
         let mut now = Violations::default();
         self.allowed.check(&spec.defaults, Some("job.defaults"), named, &mut now);
         credentials::check(&self.engine, &caller.actor, &spec.defaults, Some("job.defaults"), named, &mut now);
-        if v.is_empty() && !now.is_empty() && !request.validate_only {
+        if v.is_empty() && (!now.is_empty() || request.validate_only) {
             let engine = self.engine.by(caller.actor.clone());
-            if let Some(job) = engine.submitted(&spec, &tasks, &request.request_id).await? {
-                return Ok(Response::new(pb::SubmitJobResponse { job: Some(lookup::live_job(&job, None)) }));
+            let made = match engine.submitted(&spec, &tasks, &request.request_id).await {
+                // What is not allowed is said first.
+                Err(EngineError::RequestIdTaken(_)) if !now.is_empty() => None,
+                made => made?,
+            };
+            if let Some(job) = made {
+                if !request.validate_only {
+                    return Ok(Response::new(pb::SubmitJobResponse { job: Some(lookup::live_job(&job, None)) }));
+                }
+                // A repetition makes nothing, so that it need not be allowed.
+                now = Violations::default();
             }
         }
         v.append(now);
@@ -371,7 +380,7 @@ impl pb::job_service_server::JobService for Jobs {
     ) -> Result<Response<Self::ControlJobsStream>, Status> {
         let caller = Caller::of(&request);
         let (store, closing) = (self.store.as_ref(), self.closing.clone());
-        let (place, room) = (self.watchers.place(caller.holder())?, Room::of(request.extensions()));
+        let (place, room) = (self.watchers.place(caller.holder())?, AnswerRoom::of(request.extensions()));
         let told = control(&self.engine, store, caller, closing, room, request.into_inner()).await?;
         Ok(watchers::kept(place, told))
     }
@@ -423,7 +432,10 @@ fn patch(request: pb::UpdateJobRequest, v: &mut Violations) -> JobPatch {
             }
             _ => v.add(
                 format!("update_mask.paths[{index}]"),
-                format!("`{}` is none of priority, group.max_concurrency, rate_limit, labels, title", shown(&path)),
+                format!(
+                    "`{}` cannot be updated; the fields are priority, group.max_concurrency, rate_limit, labels, title",
+                    shown(&path)
+                ),
             ),
         }
     }

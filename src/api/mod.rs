@@ -28,6 +28,7 @@ pub(crate) mod options;
 pub mod outbound;
 mod pages;
 pub mod request_id;
+mod shown;
 mod spec_to_proto;
 pub mod status;
 pub(crate) mod to_proto;

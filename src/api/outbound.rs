@@ -34,22 +34,22 @@ const PIECE_BYTES: u64 = 256 << 10;
 
 /// Returns the error of a call whose answer exceeds the memory for unread answers.
 pub(crate) fn no_room() -> Status {
-    let message = "too many bytes of answers wait for this client to read them; read them, or ask for fewer at once";
+    let message = "too many bytes of responses wait for this client to read them; read them, or request fewer at once";
     exhausted("OUTBOUND_BUFFER", "outbound_buffer", message)
 }
 
 /// Where answers to a request find room.
 #[derive(Clone, Debug)]
-pub(crate) struct Room {
+pub(crate) struct AnswerRoom {
     share: Arc<Share>,
     holder: Holder,
 }
 
-impl Room {
+impl AnswerRoom {
     /// Returns the room of a request of which it is known who makes it; `None`: it came by no connection, and has no bound.
-    pub(crate) fn of(extensions: &Extensions) -> Option<Room> {
+    pub(crate) fn of(extensions: &Extensions) -> Option<AnswerRoom> {
         let share = extensions.get::<Arc<Peer>>()?.outbound.clone();
-        Some(Room { share, holder: KnownCaller::holder_of(extensions) })
+        Some(AnswerRoom { share, holder: KnownCaller::holder_of(extensions) })
     }
 
     /// Takes room for bytes of an answer that are kept.
@@ -108,7 +108,7 @@ impl Middleware for Outbound {
         let response = answer.await?;
         let is_bounded = response.extensions().get::<Shared>().is_none() && !response.body().is_end_stream();
         let Some(share) = asked.share.filter(|_| is_bounded) else { return Ok(response) };
-        let room = Room { share, holder: asked.known.map_or(Holder::Stranger, |known| known.holder()) };
+        let room = AnswerRoom { share, holder: asked.known.map_or(Holder::Stranger, |known| known.holder()) };
         let form = Form::of(response.headers().get(CONTENT_TYPE), asked.plain);
         let mut first = None;
         let bytes = first_bytes(&response);
@@ -161,7 +161,7 @@ impl AsRef<[u8]> for Held {
 struct BoundedBody {
     /// `None` once there was no room.
     inner: Option<Body>,
-    room: Room,
+    room: AnswerRoom,
     id: RequestId,
     form: Form,
     /// Room for what is written first, until that is asked for.
@@ -289,7 +289,7 @@ mod tests {
     #[tokio::test]
     async fn bytes_hold_room_until_they_are_written_and_without_room_the_answer_ends() {
         let share = Arc::new(Share::new(Arc::new(Budget::new(5_000)), 5_000));
-        let room = Room { share, holder: Holder::Owner };
+        let room = AnswerRoom { share, holder: Holder::Owner };
         let body = |kind: &'static str| {
             let inner = Some(Body::new(Full::new(Bytes::from(vec![7; 3_000]))));
             let form = Form::of(Some(&HeaderValue::from_static(kind)), NO_ERRORS);
@@ -315,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn the_status_of_an_answer_for_browsers_needs_no_room() {
         let share = Arc::new(Share::new(Arc::new(Budget::new(5_000)), 5_000));
-        let room = Room { share, holder: Holder::Owner };
+        let room = AnswerRoom { share, holder: Holder::Owner };
         let _used = room.hold(4_999).unwrap();
         for kind in ["application/grpc-web+proto", "application/grpc-web-text"] {
             let trailers = trailers_frame(&HeaderMap::from_iter([(
@@ -344,7 +344,7 @@ mod tests {
     #[tokio::test]
     async fn many_small_frames_hold_room_and_one_alone_does_not() {
         let share = Arc::new(Share::new(Arc::new(Budget::new(5_000)), 5_000));
-        let room = Room { share, holder: Holder::Owner };
+        let room = AnswerRoom { share, holder: Holder::Owner };
         let body = || {
             let frames = (0..100).map(|_| Ok::<_, Status>(Frame::data(Bytes::from_static(b"0123456789"))));
             let inner = Some(Body::new(http_body_util::StreamBody::new(futures_util::stream::iter(frames))));

@@ -217,7 +217,7 @@ pub fn precondition(reason: &str, subject: &str, message: impl AsRef<str>) -> St
 /// Returns `FAILED_PRECONDITION` of a task that has ended without a result, with its error as a detail.
 pub(crate) fn task_failed(id: TaskId, mut error: pb::TaskError) -> Status {
     let name = id.to_string();
-    let message = format!("task `{name}` did not succeed, so there is no more: {}", error.message);
+    let message = format!("task `{name}` did not succeed, so its items end here: {}", error.message);
     let mut fault = Fault::new(Code::FailedPrecondition, "TASK_FAILED", message);
     fault.details.add_precondition_failure_violation("TASK_FAILED", name, "the task has ended without success");
     error.message = cut(error.message.chars(), MESSAGE_BYTES_MAX);
@@ -276,7 +276,7 @@ impl From<EngineError> for Status {
         let message = error.to_string();
         match error {
             EngineError::NoJob(id) => no_job(id),
-            EngineError::WrongState(_) => precondition("WRONG_STATE", "job", message),
+            EngineError::WrongState(job, _) => precondition("WRONG_STATE", &job.to_string(), message),
             EngineError::Sealed(job) => precondition("JOB_SEALED", &job.to_string(), message),
             EngineError::RequestIdTaken(_) => already_exists("REQUEST_ID_TAKEN", &message),
             EngineError::ChunkIdTaken(_) => already_exists("CHUNK_ID_TAKEN", &message),
@@ -289,11 +289,13 @@ impl From<EngineError> for Status {
                 }
                 violations.into_status()
             }
-            EngineError::NotRetryable(index) => precondition("TASK_NOT_RETRYABLE", &index.to_string(), message),
+            EngineError::NotRetryable(job, index) => {
+                precondition("TASK_NOT_RETRYABLE", &TaskId { job, index }.to_string(), message)
+            }
             EngineError::SecretsExpired(job) => precondition("SECRETS_EXPIRED", &job.to_string(), message),
             EngineError::NoHost(host) => not_found("host", host.as_str()),
             EngineError::NoTask(job, index) => not_found("task", &format!("{job}/{index}")),
-            EngineError::TooManyTasks => precondition("TOO_MANY_TASKS", "job", message),
+            EngineError::TooManyTasks(job) => precondition("TOO_MANY_TASKS", &job.to_string(), message),
             EngineError::Draining => draining(),
             EngineError::Access(error) => error.into(),
             EngineError::NoTenant => tenant_required("must name one tenant: a job is of one"),
@@ -344,9 +346,12 @@ impl From<AccessError> for Status {
             AccessError::TooManyCredentials(_) => {
                 Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message).quota("server/credentials").into()
             }
-            AccessError::TooMany(what) | AccessError::TooManyOf(_, what) => {
+            AccessError::TooMany(what) => {
                 let fault = Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message);
                 fault.quota(&format!("server/{what}")).into()
+            }
+            AccessError::TooManyOf(_, subject) => {
+                Fault::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message).quota(&subject).into()
             }
         }
     }
@@ -454,7 +459,7 @@ mod tests {
             (engine(EngineError::NoJob(job)), Code::NotFound, "JOB_NOT_FOUND", "resource"),
             (engine(EngineError::NoTask(job, 7)), Code::NotFound, "TASK_NOT_FOUND", "resource"),
             (engine(EngineError::Sealed(job)), Code::FailedPrecondition, "JOB_SEALED", "precondition"),
-            (engine(EngineError::TooManyTasks), Code::FailedPrecondition, "TOO_MANY_TASKS", "precondition"),
+            (engine(EngineError::TooManyTasks(job)), Code::FailedPrecondition, "TOO_MANY_TASKS", "precondition"),
             (engine(EngineError::SecretsExpired(job)), Code::FailedPrecondition, "SECRETS_EXPIRED", "precondition"),
             (engine(EngineError::Draining), Code::Unavailable, "SERVER_DRAINING", "retry"),
             (engine(EngineError::StoreFull(text())), Code::Unavailable, "STORE_FULL", "retry"),

@@ -22,20 +22,19 @@ use crate::api::bodies;
 use crate::api::events;
 use crate::api::flush::flush;
 use crate::api::frames::{framed_len, put_framed};
-use crate::api::lookup::{live_job, waits};
+use crate::api::lookup::live_job;
+use crate::api::shown;
 use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
 use crate::codec::Encoded;
 use crate::engine::handle::Engine;
 use crate::engine::hub::{Feed, Notice};
 use crate::engine::notices::NoticeListener;
-use crate::engine::published::{Batch, Published, bytes_of};
+use crate::engine::published::{Batch, Published, Shown, bytes_of};
 use crate::engine::version::Follower;
 use crate::model::event::EventKind;
-use crate::model::failures::Failures;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
-use crate::model::told;
 use crate::pb;
 use crate::pb::watch_job_response::Event;
 use crate::store::Store;
@@ -54,8 +53,8 @@ const BATCH_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 32 << 10;
 /// The least time between two looks for why tasks wait.
 const WAITS_PERIOD: Duration = Duration::from_secs(1);
-/// The most running tasks in a progress message.
-const ACTIVE_MAX: usize = 100;
+/// How old the progress may be that was written for another watcher.
+const SHOWN_AGE: Duration = Duration::from_millis(25);
 
 /// The least time between two looks of a watcher at what is published, for each watcher of the job: ten thousand looks a
 /// second at one job, however many watch it.
@@ -85,6 +84,7 @@ enum Told {
     Several(Bytes),
 }
 
+#[allow(clippy::struct_excessive_bools)] // Each is a state of its own.
 struct Watcher {
     engine: Engine,
     store: Arc<dyn Store>,
@@ -98,15 +98,20 @@ struct Watcher {
     sent: u64,
     queue: VecDeque<Arc<Published>>,
     last_look: Instant,
+    /// When it looks at what was published since, if that is some time after the one before.
+    look_at: Option<Instant>,
+    /// Whether it has been told all that its last look found.
+    has_all: bool,
     /// How many events are read next: about as many as may wait.
     page: u32,
     snapshot_due: bool,
     next_progress: Instant,
-    last_progress: Option<pb::JobProgress>,
-    /// Why tasks wait, as it was looked up last, and when that may be done again.
-    waiting: Vec<pb::WaitingTasks>,
-    next_waits: Instant,
-    last_failures: Failures,
+    /// Whether the last message was progress.
+    told_progress: bool,
+    /// How far the job was and why its tasks waited, as that was sent last.
+    last_progress: Option<(Bytes, Bytes)>,
+    /// The job whose failures were sent last.
+    told_job: Arc<Job>,
     last_message: Instant,
     over: bool,
 }
@@ -146,13 +151,14 @@ pub(crate) async fn watch_job(
         sent: wish.after.unwrap_or(job.sequence),
         queue: VecDeque::new(),
         last_look: Instant::now(),
+        look_at: None,
+        has_all: false,
         page: EVENTS_FIRST,
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
+        told_progress: false,
         last_progress: None,
-        waiting: Vec::new(),
-        next_waits: Instant::now(),
-        last_failures: job.failures.clone(),
+        told_job: job.clone(),
         last_message: Instant::now(),
         over: false,
         engine,
@@ -175,6 +181,44 @@ fn next_look(since: Instant, last: Instant, apart: Duration) -> Instant {
     let (next, step) = (last + apart, apart / LOOK_GROUPS);
     let beyond = next.saturating_duration_since(since).as_nanos() % step.as_nanos().max(1);
     next - Duration::from_nanos(u64::try_from(beyond).unwrap_or(0))
+}
+
+/// Returns the message of an event that all watchers are told, written by whoever is told it first.
+fn written(job: JobId, published: &Published) -> Result<Bytes, Status> {
+    if let Some(bytes) = published.written.get() {
+        return Ok(bytes.clone());
+    }
+    let event = &*published.event;
+    let message = events::watched(
+        event,
+        match event.head.kind {
+            EventKind::TaskEnded => Event::TaskEnded(events::task(job, event)?),
+            EventKind::JobChanged => Event::JobChanged(events::job(event)?),
+            EventKind::JobEnded => Event::JobEnded(events::job(event)?),
+        },
+    );
+    let _ = published.written.set(message.bytes().clone());
+    Ok(message.bytes().clone())
+}
+
+/// Frames the events of a job that follow `after`, and puts them together, as many as fit. The caller has seen version `seen` of it.
+fn put_together(job: JobId, after: u64, feed: &Feed, seen: u64) -> Option<Batch> {
+    let events = feed.events_after(after, BATCH_MAX)?;
+    let (mut frames, mut upto, mut taken) = (BytesMut::new(), after, 0);
+    for published in &events {
+        // What follows the end of a job is looked up for each watcher.
+        if published.event.head.kind == EventKind::JobEnded {
+            break;
+        }
+        let message = written(job, published).ok()?;
+        if frames.len() + framed_len(&message) > BATCH_BYTES_MAX {
+            break;
+        }
+        put_framed(&message, &mut frames);
+        (upto, taken) = (published.event.head.sequence, taken + 1);
+    }
+    let is_all = taken == events.len() && taken < BATCH_MAX;
+    (taken > 0).then(|| Batch { after, upto, all_of: is_all.then_some(seen), bytes: frames.freeze() })
 }
 
 impl Watcher {
@@ -208,18 +252,38 @@ impl Watcher {
             return Ok(Some(Told::One(self.wrap(self.job.sequence, Event::Snapshot(snapshot)))));
         }
         loop {
-            if let Some(frames) = self.batch() {
-                return Ok(Some(Told::Several(frames)));
+            // A busy job always has events to tell, so its progress comes between them; but never twice in a row before them,
+            // however slowly the client reads. Where there will be a look it waits for that, so that both leave together.
+            let was_progress = std::mem::replace(&mut self.told_progress, false);
+            if !was_progress
+                && self.look_at.is_none()
+                && self.next_progress <= Instant::now()
+                && let Some(progress) = self.progress().await
+            {
+                self.told_progress = true;
+                return Ok(Some(Told::One(progress)));
             }
-            if let Some(event) = self.next_event().await? {
-                return self.durable(&event).await.map(|message| Some(Told::One(message)));
+            // Between two looks nothing is read, so that those who look together stay equally far, and are sent the same bytes.
+            if !self.has_all {
+                if let Some(frames) = self.batch() {
+                    return Ok(Some(Told::Several(frames)));
+                }
+                if let Some(event) = self.next_event().await? {
+                    return self.durable(&event).await.map(|message| Some(Told::One(message)));
+                }
+                self.has_all = true;
             }
-            if self.feed.is_none() && !self.follow_anew() {
+            // What it is to look at is in the feed that it follows.
+            if self.look_at.is_none() && self.follow_anew() {
+                continue;
+            }
+            if self.feed.is_none() {
                 flush().await;
                 // One that is retried gets its feed a moment after that is durable.
                 if self.engine.quiet_job(self.wish.job).await?.is_some() {
                     return Ok(None);
                 }
+                self.has_all = false;
                 continue;
             }
             if let Some(message) = self.wait().await? {
@@ -228,50 +292,38 @@ impl Watcher {
         }
     }
 
-    /// Follows the feed that the job has now, if it is another one: a job that ends and is retried gets a new one, and
-    /// nothing is published in the old one any more.
+    /// Follows the feed that the job has now, if it is another one or none: a job that ends leaves memory, and the store has the
+    /// rest; one that is retried gets a new feed, and nothing is published in the old one any more.
     fn follow_anew(&mut self) -> bool {
-        let Some(feed) = self.engine.hub().feed(self.wish.job) else { return false };
-        if self.feed.as_ref().is_some_and(|own| Arc::ptr_eq(own, &feed)) {
+        let feed = self.engine.hub().feed(self.wish.job);
+        if feed.as_ref().map(Arc::as_ptr) == self.feed.as_ref().map(Arc::as_ptr) {
             return false;
         }
-        self.version = Some(feed.subscribe());
-        self.notices = self.wish.task_starts.then(|| feed.notices());
-        self.feed = Some(feed);
+        self.version = feed.as_ref().map(|feed| feed.subscribe());
+        self.notices = feed.as_ref().filter(|_| self.wish.task_starts).map(|feed| feed.notices());
+        self.feed = feed;
+        self.look();
         true
     }
 
-    /// Returns the next events, framed and put together for all watchers who are as far as this one. `None`: there are fewer
-    /// than two, or this watcher is told something else than the others.
+    /// Returns the next events, framed and put together for all watchers who are as far as this one. `None`: there are none, the
+    /// next one is long, or this watcher is told something else than the others.
     fn batch(&mut self) -> Option<Bytes> {
         if !self.wish.in_frames || self.wish.include_body || !self.queue.is_empty() {
             return None;
         }
-        let feed = self.feed.as_ref()?;
-        if let Some(batch) = feed.batch_after(self.sent) {
-            self.sent = batch.upto;
-            return Some(batch.bytes);
+        let (feed, version) = (self.feed.as_ref()?, self.version.as_mut()?);
+        let batch = feed.batch_after(self.sent).or_else(|| {
+            let batch = put_together(self.wish.job, self.sent, feed, version.seen())?;
+            feed.keep_batch(batch.clone());
+            Some(batch)
+        })?;
+        self.sent = batch.upto;
+        if let Some(seen) = batch.all_of {
+            // What was published since whoever put this together looked is a reason for another look.
+            version.see_as(seen);
+            self.has_all = true;
         }
-        let events = feed.events_after(self.sent, BATCH_MAX)?;
-        let (mut frames, mut upto) = (BytesMut::new(), self.sent);
-        for published in &events {
-            // What follows the end of a job is looked up for each watcher.
-            if published.event.head.kind == EventKind::JobEnded {
-                break;
-            }
-            let message = self.written(published).ok()?;
-            if upto > self.sent && frames.len() + framed_len(&message) > BATCH_BYTES_MAX {
-                break;
-            }
-            put_framed(&message, &mut frames);
-            upto = published.event.head.sequence;
-        }
-        if upto < self.sent + 2 {
-            return None;
-        }
-        let batch = Batch { after: self.sent, upto, bytes: frames.freeze() };
-        self.sent = upto;
-        feed.keep_batch(batch.clone());
         Some(batch.bytes)
     }
 
@@ -283,6 +335,10 @@ impl Watcher {
         let events = if let Some(events) = from_memory {
             events
         } else {
+            // What the store has may take long to read, and nobody waits for it.
+            if self.closing.is_cancelled() {
+                return Err(draining());
+            }
             flush().await;
             let events = self.store.events(self.wish.job, self.sent, self.page).await?;
             events.items.into_iter().map(|event| Published::new(Arc::new(event))).collect()
@@ -321,38 +377,13 @@ impl Watcher {
             bodies::include(&self.engine, store, self.wish.job, task, &mut message).await?;
             return Ok(events::watched(event, Event::TaskEnded(message)));
         }
-        self.written(published).map(Encoded::as_it_was)
+        written(self.wish.job, published).map(Encoded::as_it_was)
     }
 
-    /// Returns the message of an event that all watchers are told, written by whoever is told it first.
-    fn written(&self, published: &Published) -> Result<Bytes, Status> {
-        if let Some(bytes) = published.written.get() {
-            return Ok(bytes.clone());
-        }
-        let event = &*published.event;
-        let message = events::watched(
-            event,
-            match event.head.kind {
-                EventKind::TaskEnded => Event::TaskEnded(events::task(self.wish.job, event)?),
-                EventKind::JobChanged => Event::JobChanged(events::job(event)?),
-                EventKind::JobEnded => Event::JobEnded(events::job(event)?),
-            },
-        );
-        let _ = published.written.set(message.bytes().clone());
-        Ok(message.bytes().clone())
-    }
-
-    /// Waits for the next message: a notice, progress, or a heartbeat. `None`: durable events may have come.
+    /// Waits for the next message: a notice or a heartbeat. `None`: durable events may have come, or progress is due.
     async fn wait(&mut self) -> Result<Option<Encoded>, Status> {
-        if self.engine.hub().feed(self.wish.job).is_none() {
-            // The job has left memory, perhaps before this watch could be told so: the store has the rest.
-            self.feed = None;
-            return Ok(None);
-        }
-        if self.follow_anew() {
-            return Ok(None);
-        }
         let heartbeat = self.last_message + HEARTBEAT;
+        let next = self.look_at.unwrap_or(self.next_progress.min(heartbeat));
         let Some(version) = &mut self.version else { return Ok(None) };
         let notices = &mut self.notices;
         let notice = async {
@@ -364,29 +395,41 @@ impl Watcher {
         tokio::select! {
             biased;
             () = self.closing.cancelled() => Err(draining()),
-            changed = version.changed() => {
-                if changed.is_err() {
-                    // The job has left memory: the store has the rest.
-                    self.feed = None;
+            // It grows also when the job leaves memory, and is not over while the feed is held.
+            _ = version.changed(), if self.look_at.is_none() => {
+                self.look_at = self.later_look();
+                if self.look_at.is_none() {
+                    self.look();
                 }
-                self.gather().await;
+                Ok(None)
+            }
+            () = tokio::time::sleep_until(next) => {
+                if self.look_at.is_some() {
+                    self.look();
+                } else if heartbeat <= Instant::now() {
+                    return Ok(Some(self.wrap(self.sent, Event::Heartbeat(pb::Heartbeat {}))));
+                }
                 Ok(None)
             }
             notice = notice => Ok(self.notice(notice)),
-            () = tokio::time::sleep_until(self.next_progress) => Ok(self.progress().await),
-            () = tokio::time::sleep_until(heartbeat) => Ok(Some(self.wrap(self.sent, Event::Heartbeat(pb::Heartbeat {})))),
         }
     }
 
-    /// Waits for what else is published, if there was a look a moment ago and many watch.
-    async fn gather(&mut self) {
-        let watchers = self.feed.as_ref().map_or(0, |feed| feed.watchers());
-        let apart = LOOK_EACH.saturating_mul(u32::try_from(watchers).unwrap_or(u32::MAX)).min(LOOK_MAX);
-        if apart >= LOOK_MIN {
-            let since = self.feed.as_ref().and_then(|feed| feed.watched_since()).unwrap_or(self.last_look);
-            tokio::time::sleep_until(next_look(since, self.last_look, apart)).await;
+    /// Returns when this watcher looks at what was published, if it looked a moment ago and many watch: what else is published
+    /// until then is told together with it.
+    fn later_look(&self) -> Option<Instant> {
+        let feed = self.feed.as_ref()?;
+        let apart = LOOK_EACH.saturating_mul(u32::try_from(feed.watchers()).unwrap_or(u32::MAX)).min(LOOK_MAX);
+        let since = feed.watched_since().unwrap_or(self.last_look);
+        (apart >= LOOK_MIN).then(|| next_look(since, self.last_look, apart))
+    }
+
+    /// Notes that what was published until now is read next, and is no reason for another look.
+    fn look(&mut self) {
+        (self.look_at, self.has_all, self.last_look) = (None, false, Instant::now());
+        if let Some(version) = &mut self.version {
+            version.see();
         }
-        self.last_look = Instant::now();
     }
 
     /// A watcher that is too slow misses starts, which are conflated as progress is.
@@ -412,40 +455,32 @@ impl Watcher {
         }
     }
 
-    /// Returns the newest progress if it differs from what was sent last.
+    /// Returns the newest progress if it differs from what was sent last. Watchers whose progress is due at the same time are told
+    /// what the first of them wrote.
     async fn progress(&mut self) -> Option<Encoded> {
         self.next_progress = Instant::now() + self.wish.interval;
         let feed = self.feed.clone()?;
-        if self.next_waits <= Instant::now() {
-            self.next_waits = Instant::now() + WAITS_PERIOD;
+        if feed.are_waits_due(WAITS_PERIOD) {
             flush().await;
-            self.waiting = waits(&self.engine, &feed.job(), WAITS_PERIOD).await;
-            // That of a rate moves on with each request, and says nothing new.
-            let moves = |wait: &pb::Waiting| wait.reason() == pb::WaitReason::RateLimit;
-            self.waiting.iter_mut().filter_map(|tasks| tasks.waiting.as_mut()).filter(|it| moves(it)).for_each(|it| {
-                it.until = None;
-            });
+            feed.keep_waits(shown::written_waits(&self.engine, &feed, WAITS_PERIOD).await);
         }
-        let id = self.wish.job.to_string();
-        let active =
-            feed.active(ACTIVE_MAX).iter().map(|(index, active)| to_proto::active(&id, *index, active)).collect();
-        let job = feed.job();
-        let mut progress = pb::JobProgress {
-            counts: Some(to_proto::counts(&told::counts(job.state, job.counts))),
-            progress: Some(to_proto::job_progress(&feed.progress(), &job.counts)),
-            active,
-            waiting: self.waiting.clone(),
-            failures: Vec::new(),
-        };
-        if self.last_progress.as_ref() == Some(&progress) && self.last_failures == job.failures {
+        // Never less than what this watcher was told.
+        let is_new = |kept: &Shown| kept.at.elapsed() <= SHOWN_AGE && kept.job.sequence >= self.sent;
+        let shown = feed.shown().filter(is_new).unwrap_or_else(|| {
+            let written = shown::written_now(&feed);
+            feed.keep_shown(written.clone());
+            written
+        });
+        let waits = feed.waits();
+        let told = (shown.bytes, waits);
+        let have_failed = self.told_job.failures != shown.job.failures;
+        if self.last_progress.as_ref() == Some(&told) && !have_failed {
             return None;
         }
-        self.last_progress = Some(progress.clone());
-        if self.last_failures != job.failures {
-            progress.failures = to_proto::failures(&job.failures);
-            self.last_failures = job.failures.clone();
-        }
-        Some(self.wrap(self.sent, Event::Progress(progress)))
+        let failures = if have_failed { shown::written_failures(&shown.job) } else { Bytes::new() };
+        let message = shown::message(self.sent, self.engine.now(), &[&told.0, &told.1, &failures]);
+        (self.last_progress, self.told_job) = (Some(told), shown.job);
+        Some(message)
     }
 
     fn wrap(&self, sequence: u64, event: Event) -> Encoded {
@@ -456,7 +491,48 @@ impl Watcher {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
+    use crate::engine::hub::Hub;
+    use crate::model::event::EventHead;
+    use crate::model::spec::JobSpec;
+    use crate::model::time::Timestamp;
+    use crate::store::StoredEvent;
+
+    #[test]
+    fn those_who_look_together_are_sent_the_same_bytes() {
+        let id = JobId(uuid::Uuid::from_u128(1));
+        let spec = JobSpec { title: "x".repeat(1_000), ..JobSpec::default() };
+        let job = |sequence| Arc::new(Job { sequence, ..Job::new(id, spec.clone(), 1, Timestamp(1)) });
+        let event = |sequence| {
+            let head = EventHead { sequence, time: Timestamp(1), kind: EventKind::JobChanged, task: None };
+            Arc::new(StoredEvent { head, snapshot: Some(job(sequence)), task: None })
+        };
+        let hub = Hub::new(100);
+        hub.open(job(0));
+        let feed = hub.feed(id).unwrap();
+        let (mut first, mut second) = (feed.subscribe(), feed.subscribe());
+        hub.publish(job(2), vec![event(1), event(2)]);
+        first.see();
+        let made = put_together(id, 0, &feed, first.seen()).unwrap();
+        feed.keep_batch(made.clone());
+        assert_eq!((made.upto, made.all_of), (2, Some(first.seen())));
+        // Who comes a moment later is not further than those who looked with it, and looks again for what came since.
+        hub.publish(job(3), vec![event(3)]);
+        second.see();
+        let found = feed.batch_after(0).unwrap();
+        assert_eq!((found.upto, found.bytes.as_ptr()), (2, made.bytes.as_ptr()));
+        second.see_as(found.all_of.unwrap());
+        assert_eq!(second.changed().now_or_never(), Some(Ok(())));
+        // One event alone is shared, too.
+        let next = put_together(id, 2, &feed, second.seen()).unwrap();
+        assert_eq!((next.upto, next.all_of), (3, Some(second.seen())));
+        assert!(put_together(id, 3, &feed, second.seen()).is_none());
+        hub.publish(job(103), (4..=103).map(event).collect());
+        let full = put_together(id, 3, &feed, second.seen()).unwrap();
+        assert!(full.bytes.len() <= BATCH_BYTES_MAX && full.upto < 103 && full.all_of.is_none());
+    }
 
     #[test]
     fn watchers_look_in_step() {

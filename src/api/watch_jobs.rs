@@ -434,6 +434,6 @@ fn too_slow() -> Status {
     exhausted(
         "WATCHER_TOO_SLOW",
         "changed_jobs",
-        "more jobs changed than are kept for a watcher that has not been sent them yet; watch again, and begin with the new list",
+        "this watcher reads too slowly: more jobs changed than the server keeps for it; watch again, and begin with the new list",
     )
 }

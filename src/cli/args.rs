@@ -36,7 +36,7 @@ pub(crate) struct Remote {
     /// Print for people, or the API's JSON, one document a line [default: text]
     #[arg(short, long, value_name = "FORMAT", hide_possible_values = true, help_heading = "Server and output")]
     pub(crate) output: Option<Format>,
-    /// Authorities that vouch for the server, in PEM [env: `HAUL_CA`] [default: those of the system]
+    /// Authorities that the server's certificate is verified against, in PEM [env: `HAUL_CA`] [default: those of the system]
     #[arg(long, value_name = "FILE", help_heading = "Server and output")]
     pub(crate) ca: Option<PathBuf>,
     /// The certificate to show to the server, in PEM [env: `HAUL_CERT`]

@@ -39,8 +39,8 @@ enum Verify {
     /// Check that no row of the record was changed or removed, whether or not a server uses the data directory
     #[command(
         after_help = "Example:\n  haul audit verify --data-dir /var/lib/haul --head 4711:5c1774a9…\n\nThe server logs the \
-                      head when it starts, each hour and when it ends. Exits with 1 when a row was changed, is missing or is \
-                      of somebody else."
+                      head when it starts, each hour and when it ends. Exits with 1 when a row was changed, is missing or \
+                      was not written by this server."
     )]
     Verify(VerifyArgs),
 }

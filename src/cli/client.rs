@@ -171,7 +171,7 @@ impl Client {
         let server = &self.server;
         match status.code() {
             Code::Unavailable if is_refused_connection(status) && is_without_tls(&cause(status)) => {
-                format!("what answers at `{server}` does not speak TLS; name it without `https://` if it has none")
+                format!("the server at `{server}` does not use TLS; write its address without `https://`")
             }
             Code::Unavailable if is_refused_connection(status) && cause(status).contains("peer certificate") => {
                 format!(
@@ -295,7 +295,9 @@ fn tls(place: &Where) -> Result<ClientTlsConfig, Usage> {
         let read = File::open(path).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes));
         match read {
             Ok(_) if bytes.len() as u64 <= PEM_BYTES_MAX => Ok(bytes),
-            Ok(_) => Err(Usage(format!("`{}` is larger than 16 MiB, so it holds no certificates", path.display()))),
+            Ok(_) => {
+                Err(Usage(format!("`{}` is larger than 16 MiB, so it is not a file of certificates", path.display())))
+            }
             Err(error) => Err(Usage(format!("`{}` cannot be read ({error})", path.display()))),
         }
     };
@@ -308,7 +310,7 @@ fn tls(place: &Where) -> Result<ClientTlsConfig, Usage> {
     match (&place.cert, &place.cert_key) {
         (Some(cert), Some(key)) => Ok(config.identity(Identity::from_pem(read(cert)?, read(key)?))),
         (None, None) => Ok(config),
-        _ => Err(Usage("--cert and --cert-key go together; give both or neither".to_owned())),
+        _ => Err(Usage("--cert and --cert-key belong together; give both or neither".to_owned())),
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct CatArgs {
     job: JobRef,
     /// The task: its index, or its key
     task: String,
-    /// TASK is a key, although it reads as a number
+    /// TASK is a key, even though it looks like a number
     #[arg(long)]
     key: bool,
     /// Begin at this byte

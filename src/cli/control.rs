@@ -44,7 +44,7 @@ pub(crate) struct TaskArgs {
     /// Only this task; may be repeated
     #[arg(long = "task", value_name = "INDEX", conflicts_with_all = ["reasons", "host"])]
     tasks: Vec<u32>,
-    /// Only tasks that failed in this way, as `http-status`; may be repeated
+    /// Only tasks that failed in this way, such as `http-status`; may be repeated
     #[arg(long = "reason", value_name = "REASON")]
     reasons: Vec<String>,
     /// Only tasks at this host, as `example.com:443`, or `example.com` for each of its ports

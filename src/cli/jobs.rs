@@ -24,7 +24,7 @@ use crate::pb::get_task_request::Task as TaskName;
 /// Which jobs to list.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Only jobs in this state, as `running`; may be repeated
+    /// Only jobs in this state, such as `running`; may be repeated
     #[arg(long = "state", value_name = "STATE")]
     states: Vec<String>,
     /// Only jobs with this label, as KEY=VALUE; may be repeated
@@ -58,13 +58,13 @@ pub(crate) enum Order {
 pub(crate) struct TasksArgs {
     #[command(flatten)]
     job: JobRef,
-    /// Only tasks in this state, as `failed`; may be repeated
+    /// Only tasks in this state, such as `failed`; may be repeated
     #[arg(long = "state", value_name = "STATE")]
     states: Vec<String>,
     /// Begin with the task of this index
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     from: u32,
-    /// Only tasks that failed in this way, as `http-status`; may be repeated
+    /// Only tasks that failed in this way, such as `http-status`; may be repeated
     #[arg(long = "reason", value_name = "REASON")]
     reasons: Vec<String>,
     /// Only tasks at this host, as `example.com:443`, or `example.com` for each of its ports
@@ -155,7 +155,7 @@ pub(crate) struct ShowArgs {
     job: JobRef,
     /// Show this task of it with its attempts: its index, or its key
     task: Option<String>,
-    /// TASK is a key, although it reads as a number
+    /// TASK is a key, even though it looks like a number
     #[arg(long, requires = "task")]
     key: bool,
     /// Print what was submitted, as JSON that `haul submit -f` takes; secrets read REDACTED

@@ -23,7 +23,7 @@ pub(crate) struct LimitsArgs {
     /// The most requests in flight to one host
     #[arg(long, value_name = "N", conflicts_with = "host")]
     max_per_host: Option<u32>,
-    /// Requests to one host that may start in a second; 0: no limit
+    /// Requests that may start to one host per second; 0: no limit
     #[arg(long, value_name = "X", conflicts_with = "host")]
     requests_per_second_per_host: Option<f64>,
     /// Bytes per second, of all or with `--host` of one (`500k`, `10MiB`); 0: no limit
@@ -35,13 +35,13 @@ pub(crate) struct LimitsArgs {
     /// Requests at once to that host
     #[arg(long, value_name = "N", requires = "host")]
     max_concurrent: Option<u32>,
-    /// Requests to that host that may start in a second
+    /// Requests that may start to that host per second
     #[arg(long, value_name = "X", requires = "host")]
     requests_per_second: Option<f64>,
     /// Requests to that host that may start at once after a pause
     #[arg(long, value_name = "N", requires = "host")]
     burst: Option<u32>,
-    /// Remove the limits of that host: those of all hosts hold for it again
+    /// Remove the limits of that host; those for all hosts apply to it again
     #[arg(long, requires = "host", conflicts_with_all = ["max_concurrent", "requests_per_second", "burst", "bytes_per_second"])]
     remove: bool,
 }

@@ -47,9 +47,9 @@ pub(crate) enum Command {
     /// Download now, without a server
     #[command(
         after_help = "Examples:\n  haul get https://example.com/file.iso\n  haul get -d images -j 8 -i urls.txt\n  \
-                            haul get -O today.csv --bearer-from token https://api.example.com/export\n\nRun again it \
-                            resumes what is partly there and skips what is complete. It never replaces a file that it did \
-                            not make from the same URL. http_proxy, HTTPS_PROXY, ALL_PROXY and NO_PROXY are obeyed."
+                            haul get -O today.csv --bearer-from token https://api.example.com/export\n\nRun again, \
+                            it resumes partial downloads and skips complete ones. It never replaces a file that it did not \
+                            make from the same URL. http_proxy, HTTPS_PROXY, ALL_PROXY and NO_PROXY are obeyed."
     )]
     Get(Box<GetArgs>),
     /// Submit a job
@@ -61,7 +61,7 @@ pub(crate) enum Command {
     /// Add tasks to an open job
     #[command(
         after_help = "Examples:\n  haul submit --open --title crawl\n  find-urls | haul add @last -i -\n  haul seal \
-                            @last\n\nRun again with the same list after a cut, it adds nothing twice."
+                            @last\n\nAfter an interruption, run it again with the same list: nothing is added twice."
     )]
     Add(With<AddArgs>),
     /// Say that no more tasks will come to an open job
@@ -130,7 +130,7 @@ pub(crate) enum Command {
     Info(With<Nothing>),
     /// Shut the server down as SIGTERM does: running tasks stop at a checkpoint
     Drain(With<Nothing>),
-    /// Show who the server takes you for, and what you may do
+    /// Show as whom the server knows you, and what you may do
     Whoami(With<Nothing>),
     /// Print completions for a shell
     #[command(hide = true)]
@@ -141,16 +141,16 @@ pub(crate) enum Command {
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(TokenCommand),
-    /// Make, list, change and delete principals: those who have tokens
+    /// Make, list, change and delete principals, who call the server
     #[command(subcommand)]
     Principal(PrincipalCommand),
     /// Make, list, change and delete credentials: secrets that the server sends to origins
     #[command(subcommand)]
     Credential(CredentialCommand),
-    /// Make, list, change and delete tenants: those whose jobs and files are kept apart
+    /// Make, list, change and delete tenants, whose jobs and files are kept apart
     #[command(subcommand)]
     Tenant(TenantCommand),
-    /// Show who changed what and what was refused, or check that this record is whole
+    /// Show who changed what and what was refused, or verify that the record is complete
     Audit(AuditCommand),
     /// Change the key that seals secrets in the database
     #[command(subcommand)]

@@ -58,7 +58,7 @@ impl Action {
 pub(crate) struct ControlArgs {
     /// What to do to all jobs that match
     action: Action,
-    /// Jobs in this state, as `running`; may be repeated
+    /// Jobs in this state, such as `running`; may be repeated
     #[arg(long = "state", value_name = "STATE")]
     states: Vec<String>,
     /// Jobs with this label, as KEY=VALUE; may be repeated
@@ -87,10 +87,10 @@ pub(crate) async fn control(client: &Client, format: Format, args: ControlArgs) 
         ..Default::default()
     };
     if args.reason.is_some() && args.action != Action::Cancel {
-        return Err(Usage("`--reason` goes with `cancel` alone".to_owned()).into());
+        return Err(Usage("`--reason` applies only to `cancel`".to_owned()).into());
     }
     if args.files && args.action != Action::Delete {
-        return Err(Usage("`--files` goes with `delete` alone".to_owned()).into());
+        return Err(Usage("`--files` applies only to `delete`".to_owned()).into());
     }
     if filter == pb::JobFilter::default() {
         return Err(Usage("say which jobs: `--state`, `--label` or `--search`".to_owned()).into());

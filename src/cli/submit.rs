@@ -44,7 +44,7 @@ pub(crate) struct SubmitArgs {
     /// Where downloads go, relative to the server's download directory
     #[arg(long, value_name = "DIR")]
     directory: Option<String>,
-    /// A credential of the server that goes with the requests that it is bound to
+    /// A credential stored on the server, sent with the requests that it is bound to
     #[arg(long, value_name = "NAME")]
     credential: Option<String>,
     /// What a failed task does to the others [default: as in the file, else fail-fast]

@@ -33,7 +33,7 @@ pub(crate) enum TenantCommand {
         after_help = "Examples:\n  haul tenant update acme --title 'Acme Ltd.'\n  haul tenant update acme --quota queued_tasks=100000 --quota running_tasks=none"
     )]
     Update(With<UpdateArgs>),
-    /// Delete a tenant of which no jobs are left, with its principals and their tokens
+    /// Delete a tenant that has no jobs, with its principals and their tokens
     Delete(With<NameArgs>),
 }
 
@@ -92,7 +92,7 @@ struct Terms {
     /// Its share of the tasks that run, relative to those of other tenants: 1 to 100
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     weight: Option<u32>,
-    /// Refuse its work and start none of its tasks; `=false` ends that
+    /// Refuse new work of it and start none of its tasks; `=false` ends the suspension
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     suspended: Option<bool>,
 }
@@ -310,7 +310,7 @@ fn all(quotas: &pb::Quotas) -> [(Quota, Option<Most>); Quota::ALL.len()] {
 fn quota(text: &str) -> Result<(Quota, Option<Most>), String> {
     let names = Quota::ALL.map(Quota::name).join(", ");
     let (name, most) = text.split_once('=').ok_or_else(|| "must be FIELD=N".to_owned())?;
-    let quota = Quota::named(name).ok_or_else(|| format!("`{name}` is none of {names}"))?;
+    let quota = Quota::named(name).ok_or_else(|| format!("`{name}` is not a quota; use one of {names}"))?;
     if most == "none" {
         return Ok((quota, None));
     }

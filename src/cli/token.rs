@@ -34,7 +34,8 @@ pub(crate) enum TokenCommand {
     #[command(
         after_help = "Examples:\n  haul token create ci --grant submit > token\n  haul token create me --grant operator \
                       --grant control --grant submit --offline --data-dir /var/lib/haul\n\nOnly the token goes to stdout. A \
-                      principal that does not exist is made, with the grants that are given; else they narrow the token."
+                      principal that does not exist is created with the grants; for one that exists, they limit what the \
+                      token may do."
     )]
     Create(With<CreateArgs>),
     /// List tokens, without their secrets
@@ -47,7 +48,7 @@ pub(crate) enum TokenCommand {
 /// A token to make.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// The principal that it is for; made where it does not exist
+    /// The principal that it is for; created if it does not exist and --grant is given
     principal: String,
     /// What it may do: submit, read, control, admin (each @TENANT, or @* for all), operator, auditor, monitor
     #[arg(long, value_name = "ROLE[@TENANT]")]
@@ -55,7 +56,7 @@ pub(crate) struct CreateArgs {
     /// How long it lasts (`12h`, `90d`) [default: 90d]
     #[arg(long, value_name = "TIME", value_parser = lifetime, conflicts_with = "never_expires")]
     lifetime: Option<Duration>,
-    /// Let it last until it is revoked; for operators alone
+    /// Let it last until it is revoked; only for operators
     #[arg(long)]
     never_expires: bool,
     /// A name for people
@@ -85,7 +86,7 @@ pub(crate) struct ListArgs {
 /// Which token.
 #[derive(Debug, Args)]
 pub(crate) struct RevokeArgs {
-    /// The id of the token: what stands in it after `haul_`, up to the next `_`
+    /// The id of the token: its part between `haul_` and the next `_`
     id: String,
     /// Revoke the tokens that were made with it, too
     #[arg(long)]

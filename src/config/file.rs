@@ -32,7 +32,7 @@ pub fn read_file(path: &Path) -> Result<ServeArgs, String> {
 pub fn parse_file(text: &str, path: &Path) -> Result<ServeArgs, String> {
     toml::from_str(text).map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        format!("the settings file `{}` does not read, in line {line}: {}", path.display(), error.message())
+        format!("the settings file `{}` is invalid in line {line}: {}", path.display(), error.message())
     })
 }
 

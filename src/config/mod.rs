@@ -193,7 +193,7 @@ impl ServeConfig {
             ));
         }
         if merged.trace_ratio.is_some_and(|ratio| !(0.0..=1.0).contains(&ratio)) {
-            wrong.push("`trace_ratio` is no share; set it to a number from 0 to 1".to_owned());
+            wrong.push("`trace_ratio` must be a number from 0 to 1".to_owned());
         }
         let (data_dir, download_dir) = directories(&merged, &mut wrong);
         let network = Network::resolve(&merged, &mut wrong);

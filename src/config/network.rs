@@ -219,7 +219,7 @@ fn browser_faces(merged: &ServeArgs, wrong: &mut Vec<String>) -> (Switch, Switch
     let grpc_web = if merged.grpc_web.unwrap_or(true) { Switch::On } else { Switch::Off };
     let web = merged.web.unwrap_or(grpc_web);
     if (grpc_web, web) == (Switch::Off, Switch::On) {
-        wrong.push("`web` is on and `grpc_web` is off, by which the dashboard calls; leave out one of them".to_owned());
+        wrong.push("`web` needs `grpc_web`, which is off: the dashboard calls the server by gRPC-Web; turn `grpc_web` on, or `web` off".to_owned());
     }
     (grpc_web, web)
 }

@@ -214,15 +214,16 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_CALLS_PER_SECOND", value_name = "RATE", help_heading = NETWORK)]
     pub calls_per_second: Option<f64>,
 
-    /// Wrong credentials from one address in a minute, after which further wrong ones have to wait; 0: any number [default: 20]
+    /// Failed authentications from one address in a minute; further ones are delayed; 0: any number [default: 20]
     #[arg(long, env = "HAUL_AUTH_FAILURES_PER_MINUTE", value_name = "N", help_heading = NETWORK)]
     pub auth_failures_per_minute: Option<u32>,
 
-    /// What to give up on addresses that other machines can reach
+    /// The protection to do without on addresses that other machines can reach: `plaintext` is without TLS, `open` also
+    /// without authentication
     #[arg(long, env = "HAUL_INSECURE_LISTEN", value_name = "HOW", help_heading = NETWORK)]
     pub insecure_listen: Option<InsecureListen>,
 
-    /// The server's certificate and what leads to its authority, in PEM; calls are encrypted then
+    /// The server's certificate and the intermediate ones up to its authority, in PEM; turns TLS on
     #[arg(long, env = "HAUL_TLS_CERT", value_name = "FILE", help_heading = NETWORK)]
     pub tls_cert: Option<PathBuf>,
 
@@ -230,15 +231,15 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_TLS_KEY", value_name = "FILE", help_heading = NETWORK)]
     pub tls_key: Option<PathBuf>,
 
-    /// Authorities whose certificates clients show, in PEM
+    /// Authorities that the certificates of clients are verified against, in PEM
     #[arg(long, env = "HAUL_TLS_CLIENT_CA", value_name = "FILE", help_heading = NETWORK)]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Certificates of clients that their authority has revoked, in PEM
+    /// The list of client certificates that their authority has revoked, in PEM
     #[arg(long, env = "HAUL_TLS_CLIENT_CRL", value_name = "FILE", help_heading = NETWORK)]
     pub tls_client_crl: Option<PathBuf>,
 
-    /// Whether clients show certificates [default: required with `--tls-client-ca`, else off]
+    /// Whether clients must present certificates [default: required with `--tls-client-ca`, else off]
     #[arg(long, env = "HAUL_TLS_CLIENT_AUTH", value_name = "HOW", help_heading = NETWORK)]
     pub tls_client_auth: Option<TlsClientAuth>,
 
@@ -262,7 +263,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_HEALTH", value_name = "WHO", help_heading = NETWORK)]
     pub health: Option<HealthFor>,
 
-    /// Count calls that only read in the audit, too
+    /// Record calls that only read in the audit log, too
     #[arg(
         long,
         env = "HAUL_AUDIT_READS",
@@ -275,15 +276,15 @@ pub struct ServeArgs {
     )]
     pub audit_reads: Option<bool>,
 
-    /// How long rows of the audit are kept, which take 1 GiB at most [default: 365d]
+    /// How long the audit log is kept; it takes 1 GiB at most [default: 365d]
     #[arg(long, env = "HAUL_AUDIT_RETENTION", value_name = "TIME", help_heading = NETWORK)]
     pub audit_retention: Option<String>,
 
-    /// Where the audit is written beside the database, a JSON document a line: a file, or `stderr`
+    /// Where the audit log is written in addition to the database, a JSON document a line: a file, or `stderr`
     #[arg(long, env = "HAUL_AUDIT_LOG", value_name = "FILE", help_heading = NETWORK)]
     pub audit_log: Option<String>,
 
-    /// Whether gRPC-Web is served, by which browsers call, the dashboard among them [default: true]
+    /// Whether gRPC-Web is served, which browsers and the dashboard use [default: true]
     #[arg(
         long,
         env = "HAUL_GRPC_WEB",
@@ -324,7 +325,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_INBOUND_BUFFER_BYTES", value_name = "BYTES", help_heading = NETWORK)]
     pub inbound_buffer_bytes: Option<u64>,
 
-    /// How long a connection may take to begin to speak [default: 10s]
+    /// How long a new connection may take for TLS and to send its first bytes [default: 10s]
     #[arg(long, env = "HAUL_HANDSHAKE_TIMEOUT", value_name = "TIME", help_heading = NETWORK)]
     pub handshake_timeout: Option<String>,
 

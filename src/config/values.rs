@@ -82,7 +82,7 @@ pub(super) fn nat64_prefixes(texts: Option<&[String]>, wrong: &mut Vec<String>) 
         match text.parse::<Ipv6Net>() {
             Ok(prefix) if matches!(prefix.prefix_len(), 32 | 40 | 48 | 56 | 64 | 96) => prefixes.push(prefix),
             _ => wrong.push(format!(
-                "`nat64_prefixes` has `{text}`, which is no IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits (RFC 6052)"
+                "`nat64_prefixes` has `{text}`, which is not an IPv6 prefix of 32, 40, 48, 56, 64 or 96 bits (RFC 6052)"
             )),
         }
     }

@@ -1,7 +1,9 @@
 //! An attempt as a whole: the sources in turn, and the steps for each.
 
+use std::collections::BTreeSet;
+
 use crate::download::existing::{drop_part, settled};
-use crate::download::held::{Held, OpenEnd};
+use crate::download::held::{Held, OpenEnd, Undone};
 use crate::download::order::Order;
 use crate::download::probe::{Log, Probe, Start, probe};
 use crate::download::resume::first_ask;
@@ -10,7 +12,7 @@ use crate::files::binding::Why;
 use crate::files::part::Part;
 use crate::files::ranges::RangeSet;
 use crate::model::failure::{Failure, FailureReason};
-use crate::model::outcome::{AttemptReport, DownloadResult, Room};
+use crate::model::outcome::{AttemptReport, DownloadResult, ShortOf};
 use crate::model::secret::redacted_text;
 use crate::model::spec::DownloadSpec;
 
@@ -93,58 +95,106 @@ impl Attempt<'_> {
         }
     }
 
-    /// The source that the held bytes are from goes first: it worked, and its validators are those of the bytes.
+    /// The source that the held bytes are from goes first: it worked, and its validators are those of the bytes. One that had
+    /// wrong bytes goes last.
     fn by_trust(&self) -> Vec<usize> {
         let mut sources: Vec<usize> = (0..self.order.sources.len()).collect();
-        if let Some(stored) = self.held.stored() {
-            sources.sort_by_key(|source| self.order.source_ids[*source] != stored.binding.source);
-        }
+        let (held, doubts) = (self.held.stored().map(|stored| &stored.binding.source), &self.held.doubts);
+        sources.sort_by_key(|source| {
+            let id = &self.order.source_ids[*source];
+            (doubts.is_wrong(id), held.is_some_and(|held| held != id), !doubts.may_join(id))
+        });
         sources
     }
 
     /// A source that fails is left for the next one, within the attempt. Where the bytes turned out to be wrong and were
-    /// dropped, one more try is made in all, from the start, if nobody else can be asked or they came from several.
+    /// dropped, one more try is made in all, from the start and behind the others, if nobody else can be asked or they came from
+    /// several attempts.
+    /// Where they came from several sources, each of these is asked once more by itself.
     async fn try_sources(&mut self) -> Result<DownloadResult, Halt> {
         let mut failures: Vec<Failure> = Vec::new();
-        let (mut tried, mut may_repeat) = (0, true);
+        let (mut tried, mut may_repeat) = (BTreeSet::new(), true);
+        let held_before = self.held.stored().map_or(0, |stored| stored.ranges.bytes());
         while let Some(source) = self.next_source() {
-            let before = self.order.ctx.meter.received_bytes();
+            tried.insert(source);
+            let received = self.order.ctx.meter.received_bytes();
             let failure = match self.serve(source).await {
                 Err(Halt::Failed(failure)) if !is_local(&failure) => failure,
                 end => return end,
             };
             let were_wrong = std::mem::take(&mut self.held.were_wrong);
-            if failure.retryable && !were_wrong && self.order.ctx.meter.received_bytes() > before {
-                self.keep_what_is_held();
+            if failure.retryable && !were_wrong {
+                let has_brought = self.order.ctx.meter.received_bytes() > received;
+                self.keep_what_is_held(source, &failure, has_brought, held_before);
             }
             self.may_mix &= !(were_wrong && self.held.was_pieced);
-            if were_wrong && may_repeat && (self.order.sources.len() == 1 || self.held.was_pieced) {
+            if let Some(undone) = self.held.undone.take() {
+                // Not for ever: whoever joined does not join again.
+                self.ask_alone(&undone);
+            } else if were_wrong && may_repeat && (self.order.sources.len() == 1 || self.held.was_pieced) {
                 may_repeat = false;
-                self.left.insert(0, source);
-            } else {
-                tried += 1;
+                self.left.push(source);
             }
             failures.push(failure);
         }
-        Err(telling(failures, tried).into())
+        Err(telling(failures, tried.len()).into())
     }
 
-    /// A source has brought bytes and may go on with them in the next attempt: those that would have to begin anew, and so
-    /// drop them, are not asked in this one.
-    fn keep_what_is_held(&mut self) {
+    /// A source has failed that may go on with what is held in the next attempt. Those that would have to begin anew, and so
+    /// drop it, are not asked in this one: none where more is held than the `held_before` of the attempt's beginning; else those
+    /// that something speaks against, unless no attempt follows, or what the source has brought was in vain. One that only finds a
+    /// host paused does not count, so that another follows. What its own source cannot go on with is worth nothing.
+    fn keep_what_is_held(&mut self, source: usize, failure: &Failure, has_brought: bool, held_before: u64) {
         let Some(stored) = self.held.stored() else { return };
-        let order = &self.order;
-        let goes_on =
-            |source: &usize| first_ask(Some(stored), &order.source_ids[*source], order.has_digest()).range.is_some();
-        self.left.retain(goes_on);
+        let (order, doubts, holder) = (&self.order, &self.held.doubts, &stored.binding.source);
+        let goes_on = |id: &String| first_ask(Some(stored), id, order.has_digest()).range.is_some();
+        if doubts.is_wrong(holder) || !goes_on(holder) {
+            return;
+        }
+        let has_grown = stored.ranges.bytes() > held_before;
+        let is_over = order.ctx.is_last && failure.paused_until.is_none();
+        let may_return = order.source_ids[source] == *holder && !is_over && (has_grown || !has_brought);
+        self.left.retain(|other| {
+            let id = &order.source_ids[*other];
+            let is_kept_from = if doubts.may_join(id) { has_grown } else { may_return };
+            !is_kept_from || goes_on(id)
+        });
     }
 
-    /// The first source that is left and whose host is not paused just now; else the first that is left.
+    /// Has the sources that were wrong together asked alone: first the one whose bytes are still held.
+    fn ask_alone(&mut self, undone: &Undone) {
+        let ids = &self.order.source_ids;
+        let at = |source: &String| ids.iter().position(|id| id == source);
+        let first = at(&undone.first);
+        for source in undone.joined.iter().filter_map(at) {
+            if !self.left.contains(&source) {
+                self.left.push(source);
+            }
+        }
+        self.left.retain(|source| Some(*source) != first);
+        self.left.splice(0..0, first);
+    }
+
+    /// Whether a source that something speaks against would drop what is held of one that was not wrong and is still to be asked.
+    fn waits(&self, source: usize) -> bool {
+        let (ids, doubts) = (&self.order.source_ids, &self.held.doubts);
+        let Some(stored) = self.held.stored() else { return false };
+        let (id, holder) = (&ids[source], &stored.binding.source);
+        id != holder
+            && !doubts.may_join(id)
+            && !doubts.is_wrong(holder)
+            && self.left.iter().any(|other| ids[*other] == *holder)
+    }
+
+    /// The first source that is left and whose host is not paused just now, else the first that is left, of those that need
+    /// not wait for another.
     fn next_source(&mut self) -> Option<usize> {
         let transport = self.order.ctx.transport;
-        let is_open = |source: &usize| !transport.is_paused(&self.order.sources[*source]);
-        let at = self.left.iter().position(is_open).unwrap_or(0);
-        (!self.left.is_empty()).then(|| self.left.remove(at))
+        let may_go = |at: &usize| !self.waits(self.left[*at]);
+        let is_open = |at: &usize| !transport.is_paused(&self.order.sources[self.left[*at]]);
+        let mut next = (0..self.left.len()).filter(may_go);
+        let at = next.clone().find(is_open).or_else(|| next.next())?;
+        Some(self.left.remove(at))
     }
 
     /// The steps, each of which consumes the one before. Where an answer does not say how large the file is, and brought all that
@@ -166,8 +216,10 @@ impl Attempt<'_> {
             }
             let planned = plan::plan(order, probed, held).await?;
             let resumed_bytes = planned.bound.with_held(RangeSet::bytes);
-            let helpers = if self.may_mix { &self.left[..] } else { &[] };
-            let end = transfer::transfer(order, planned, helpers, held, &self.log.session).await;
+            let (ids, doubts) = (&order.source_ids, &held.doubts);
+            let may_join = |other: &usize| doubts.may_join(&ids[source]) && doubts.may_join(&ids[*other]);
+            let helpers: Vec<usize> = self.left.iter().copied().filter(|it| self.may_mix && may_join(it)).collect();
+            let end = transfer::transfer(order, planned, &helpers, held, &self.log.session).await;
             // The last piece of a file may be small, so that one piece alone tells nothing of those to come.
             let open_end = std::mem::take(&mut held.open_end);
             let was_little = std::mem::replace(&mut is_little, open_end == OpenEnd::Little);
@@ -228,7 +280,7 @@ impl Attempt<'_> {
                  {needed_bytes} bytes"
             );
         }
-        Halt::NoSpace { of: Room::Disk, folder, needed_bytes, message }
+        Halt::NoSpace { of: ShortOf::Disk, folder, needed_bytes, message }
     }
 }
 
@@ -238,20 +290,53 @@ fn is_unwanted(failure: &Failure) -> bool {
     matches!(failure.reason, R::TooLarge | R::SizeMismatch | R::SecretEchoed)
 }
 
-/// Returns the failure that decides among those of all sources: the first that another attempt may resolve, else the
-/// first. That a host is paused decides only where no other source has failed so: such an attempt does not count. `count`: how
-/// many sources that were, of which one may have been tried twice.
+/// Returns the failure that decides among those of all sources: one that another attempt may resolve, the first of those that ask
+/// for the shortest wait, else the first. That a host is paused decides only where no other source has failed so: such an attempt does not count. Wrong bytes
+/// explain more than what else went wrong, but do not decide whether another attempt follows. `count`: how many sources
+/// that were, of which some may have been tried twice.
 fn telling(mut failures: Vec<Failure>, count: usize) -> Failure {
     let mismatch = failures.iter().rposition(|failure| failure.reason == FailureReason::ChecksumMismatch);
     let counts = |failure: &Failure| failure.retryable && failure.paused_until.is_none();
-    let again = failures.iter().position(counts).or_else(|| failures.iter().position(|failure| failure.retryable));
+    let soonest = (0..failures.len()).filter(|at| counts(&failures[*at])).min_by_key(|at| failures[*at].retry_after);
+    let again = soonest.or_else(|| failures.iter().position(|failure| failure.retryable));
     let at = again.or(mismatch).unwrap_or(0);
     if failures.is_empty() {
         return Failure::fatal(FailureReason::Internal, "there was no source to download from");
     }
+    let told = mismatch.filter(|_| failures[at].paused_until.is_none()).map(|at| failures[at].clone());
     let mut failure = failures.swap_remove(at);
+    if let Some(told) = told {
+        failure = Failure { reason: told.reason, message: told.message, http_status: told.http_status, ..failure };
+    }
     if count > 1 && failure.reason != FailureReason::ChecksumMismatch {
-        failure.message = format!("{} (none of the {count} sources worked)", failure.message);
+        failure.message = format!("{} ({count} sources failed)", failure.message);
     }
     failure
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_explains_is_told_and_what_may_pass_is_tried_again() {
+        let cut = || Failure::retryable(FailureReason::Truncated, "cut");
+        let wrong = || Failure::fatal(FailureReason::ChecksumMismatch, "wrong");
+        let gone = || Failure::fatal(FailureReason::HttpStatus, "gone");
+        let of = |failures: Vec<Failure>| {
+            let told = telling(failures, 2);
+            (told.message, told.retryable)
+        };
+        assert_eq!(of(vec![cut(), wrong()]), ("wrong".to_owned(), true));
+        assert_eq!(of(vec![wrong(), cut()]), ("wrong".to_owned(), true));
+        assert_eq!(of(vec![gone(), wrong()]), ("wrong".to_owned(), false));
+        assert_eq!(of(vec![gone(), cut()]), ("cut (2 sources failed)".to_owned(), true));
+        let busy = || Failure { retry_after: Some(Duration::from_secs(300)), ..cut() };
+        let soon = || Failure::retryable(FailureReason::Truncated, "soon");
+        for failures in [vec![busy(), soon()], vec![soon(), busy()]] {
+            assert!(of(failures).0.starts_with("soon"), "nobody waits for a source where another has no wish");
+        }
+    }
 }

@@ -98,7 +98,7 @@ impl Flow<'_> {
     fn beyond_its_end(&self, stream: &mut Stream) -> Halt {
         self.bound.contradict();
         stream.goes_on = true;
-        let message = format!("the body goes on behind byte {}, where it should end", stream.end);
+        let message = format!("the body continues after byte {}, where it should end", stream.end);
         Failure::retryable(FailureReason::Protocol, message).into()
     }
 
@@ -223,7 +223,7 @@ impl Flow<'_> {
             let needed_bytes = if keeps { total.saturating_sub(held) } else { total };
             return no_space(self.order, &NoSpace { needed_bytes, ..*error }, total, "the rest of the file");
         }
-        let what = format!("the file, of which {held} bytes came and nobody knows how many will,");
+        let what = format!("the file, of which {held} bytes have arrived and whose length is unknown,");
         let more = (held / 4).max(2 * ROOM_STEP);
         if is_of_use && held <= error.most_bytes / 2 && self.bound.may_wait() {
             return no_space(self.order, &NoSpace { needed_bytes: more, ..*error }, 0, &what);
@@ -235,7 +235,7 @@ impl Flow<'_> {
 
     /// As [`Flow::out_of_room`], where the tenant may not store more.
     fn tenant_full(&self, held: u64, full: Full) -> Halt {
-        let what = format!("the file, of which {held} bytes came and nobody knows how many will,");
+        let what = format!("the file, of which {held} bytes have arrived and whose length is unknown,");
         let is_of_use = can_go_on(&self.bound.stored(), self.order.has_digest());
         // What it needs at least decides whether it could ever be kept; it waits for a good deal more, so that its origin is not
         // asked for each piece that becomes free.

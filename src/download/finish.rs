@@ -19,7 +19,8 @@ pub(super) struct Verified {
     resumed_bytes: u64,
 }
 
-/// Checks sizes and digests. Bytes of a wrong digest are dropped: nobody can tell which of them are wrong.
+/// Checks sizes and digests. Of bytes of a wrong digest nothing is kept but what one source had
+/// brought before others joined it: nobody can tell which of the others are wrong.
 pub(super) async fn verify(order: &Order<'_>, transferred: Transferred, held: &mut Held) -> Result<Verified, Halt> {
     let Transferred { bound, name, total, resumed_bytes } = transferred;
     if let Err(failure) = order.check_size(total) {
@@ -36,7 +37,7 @@ pub(super) async fn verify(order: &Order<'_>, transferred: Transferred, held: &m
     let mut wanted = order.spec.checksums.iter().chain(&bound.binding().announced);
     if let Some(wanted) = wanted.find(|wanted| !checksums.contains(wanted)) {
         let failure = mismatch(wanted, order.spec.checksums.contains(wanted), &checksums);
-        held.drop_wrong(bound, Why::ChecksumMismatch).await?;
+        held.drop_wrong(order.ctx, bound, Why::ChecksumMismatch).await?;
         return Err(failure.into());
     }
     Ok(Verified { bound, name, total, checksums, resumed_bytes })

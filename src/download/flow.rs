@@ -283,7 +283,7 @@ impl<'a> Flow<'a> {
         let has_digest = self.order.has_digest();
         let held = self.bound.stored();
         let start = range.start;
-        let Some(mut ask) = ask_for(&held.binding, &self.order.source_ids[source], range, has_digest) else {
+        let Some(mut ask) = ask_for(&held, &self.order.source_ids[source], range, has_digest) else {
             return Err(no_ranges().into());
         };
         let mut session = self.session.clone();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::download::DownloadContext;
 use crate::files::binding::{Stored, Why};
 use crate::files::bound::Bound;
+use crate::files::doubts::Doubts;
 use crate::files::part::Part;
 use crate::files::ranges::RangeSet;
 use crate::model::failure::Failure;
@@ -34,12 +35,26 @@ pub(super) struct Held {
     /// The last bytes were dropped because they were wrong.
     pub(super) were_wrong: bool,
     pub(super) open_end: OpenEnd,
+    /// What is known of sources, also from earlier attempts.
+    pub(super) doubts: Doubts,
+    /// Sources whose bytes joined those of another, which were wrong together, since that was last asked.
+    pub(super) undone: Option<Undone>,
     /// The bytes that were held last did not all come from one source and in this attempt.
     pub(super) was_pieced: bool,
 }
 
+/// A join that was undone, by what recognises sources.
+pub(super) struct Undone {
+    /// Whose bytes the others joined.
+    pub(super) first: String,
+    pub(super) joined: Vec<String>,
+}
+
 impl Held {
     pub(super) fn set_part(&mut self, part: Option<Part>) {
+        if let Some(stored) = part.as_ref().and_then(Part::stored) {
+            self.doubts = stored.doubts.clone();
+        }
         self.part = part;
     }
 
@@ -81,11 +96,25 @@ impl Held {
         part.discard().await
     }
 
-    /// Removes bytes that turned out to be wrong: nobody can tell which of them are.
-    pub(super) async fn drop_wrong(&mut self, bound: Bound, why: Why) -> Result<(), Failure> {
+    /// Gives up bytes of which some turned out to be wrong: nobody can tell which. What a source had brought before others joined
+    /// it is kept, as it may be right.
+    pub(super) async fn drop_wrong(
+        &mut self,
+        ctx: &DownloadContext<'_>,
+        mut bound: Bound,
+        why: Why,
+    ) -> Result<(), Failure> {
         self.dropped = Some(why);
         self.were_wrong = true;
-        bound.discard().await
+        let joined = bound.stored().before.map(|before| before.joined);
+        let left = bound.go_back(why == Why::ChecksumMismatch);
+        self.doubts = left.doubts;
+        self.undone = joined.map(|joined| Undone { first: left.binding.source, joined });
+        if left.ranges.is_empty() {
+            return bound.discard().await;
+        }
+        self.keep(ctx, bound).await;
+        Ok(())
     }
 }
 

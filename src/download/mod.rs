@@ -36,7 +36,7 @@ use crate::files::part::{Part, PartKey};
 use crate::files::{Durability, Root, names};
 use crate::model::credential::echo::Echo;
 use crate::model::failure::{Failure, FailureReason};
-use crate::model::outcome::{AttemptEnd, AttemptReport, Outcome, Room};
+use crate::model::outcome::{AttemptEnd, AttemptReport, Outcome, ShortOf};
 use crate::model::progress::Meter;
 use crate::model::spec::DownloadSpec;
 use crate::model::storage::StorageHold;
@@ -62,6 +62,8 @@ pub struct DownloadContext<'a> {
     pub part_is_shared: bool,
     /// Whether the task had an attempt before: else nothing can be left of one, and nothing is looked for.
     pub has_history: bool,
+    /// Whether none follows if it fails.
+    pub is_last: bool,
     /// What it holds of the storage of its tenant.
     pub storage: &'a StorageHold,
     /// Shows how far it is.
@@ -202,7 +204,7 @@ enum Halt {
     Stopped,
     /// The file system of this directory, or the tenant, lacks room for so many bytes.
     NoSpace {
-        of: Room,
+        of: ShortOf,
         folder: String,
         needed_bytes: u64,
         message: String,

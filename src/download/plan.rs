@@ -15,7 +15,7 @@ use crate::files::space::{NoSpace, Reservation};
 use crate::files::version::Version;
 use crate::model::credential::echo::EchoScan;
 use crate::model::failure::{Failure, FailureReason};
-use crate::model::outcome::Room;
+use crate::model::outcome::ShortOf;
 use crate::model::storage::Full;
 
 /// Below this the file system is not asked to set room aside: it costs more than it saves.
@@ -77,7 +77,14 @@ pub(super) async fn plan(order: &Order<'_>, probed: Probed, held: &mut Held) -> 
 }
 
 async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound, Failure> {
-    let part = if let Some(part) = held.take_part() {
+    let mut part = held.take_part();
+    // What begins anew is not begun in a file that somebody has linked, such as a backup: its copy would be emptied.
+    if matches!(start, Start::Fresh(_))
+        && let Some(linked) = part.take_if(|part| part.is_linked())
+    {
+        linked.discard().await?;
+    }
+    let part = if let Some(part) = part {
         part
     } else {
         if order.has_history() {
@@ -90,9 +97,10 @@ async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound,
         part
     };
     let bound = match start {
-        Start::Fresh(binding) => Bound::restart(part, binding, order.algorithms()).await?,
-        Start::Held(admitted) => Bound::resume(part, admitted, order.algorithms()),
+        Start::Fresh(binding) => Bound::restart(part, *binding, order.algorithms()).await?,
+        Start::Held(admitted) => Bound::resume(part, *admitted, order.algorithms()),
     };
+    bound.set_doubts(held.doubts.clone());
     // What two answers bring in halves is whole in the file.
     if let Some(echo) = order.ctx.echo {
         bound.look_for(EchoScan::new(Arc::clone(echo)));
@@ -135,8 +143,8 @@ fn wait_with(bound: &Bound, halt: Halt, total: u64) -> Halt {
     let Halt::NoSpace { of, folder, needed_bytes, message } = halt else { return halt };
     let may_wait = match of {
         _ if bound.with_held(RangeSet::is_empty) => true,
-        Room::Disk => bound.may_wait(),
-        Room::Tenant => bound.may_wait_for_tenant(),
+        ShortOf::Disk => bound.may_wait(),
+        ShortOf::Tenant => bound.may_wait_for_tenant(),
     };
     if may_wait {
         return Halt::NoSpace { of, folder, needed_bytes, message };
@@ -159,7 +167,7 @@ pub(super) fn no_space(order: &Order<'_>, error: &NoSpace, whole: u64, what: &st
         return Failure::fatal(FailureReason::DiskFull, message).into();
     }
     Halt::NoSpace {
-        of: Room::Disk,
+        of: ShortOf::Disk,
         folder: order.target.folder.clone(),
         needed_bytes: error.needed_bytes,
         message: format!("there is no room for {what}: {error}"),
@@ -176,7 +184,7 @@ pub(super) fn tenant_full(order: &Order<'_>, full: Full, whole: u64, what: &str)
         return Failure::fatal(FailureReason::DiskFull, message).into();
     }
     Halt::NoSpace {
-        of: Room::Tenant,
+        of: ShortOf::Tenant,
         folder: order.target.folder.clone(),
         needed_bytes: full.needed_bytes,
         message: format!("there is no room for {what}: {full}"),

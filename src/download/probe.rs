@@ -77,9 +77,9 @@ pub(super) struct Probed {
 /// What the transfer starts with.
 pub(super) enum Start {
     /// Nothing; what comes belongs to this.
-    Fresh(Binding),
+    Fresh(Box<Binding>),
     /// What is held, with the proof that what comes belongs to it.
-    Held(Admitted),
+    Held(Box<Admitted>),
 }
 
 impl Start {
@@ -152,16 +152,17 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
                 return Ok(Probe::Answered(complete(order, source, admitted, log)));
             }
             Verdict::Join(admitted) => {
+                // What was dropped was not all.
+                held.dropped = None;
                 note_join(log, &admitted, &stream, &ask);
-                return Ok(answered(order, source, Start::Held(admitted), stream));
+                return Ok(answered(order, source, Start::Held(admitted.into()), stream));
             }
             Verdict::Begin(why) => {
-                let dropped = held.dropped.take();
-                let why = why.or(dropped);
+                let why = why.or(held.dropped.take());
                 let how = why.map(|why| format!("restarted: {why}")).unwrap_or_default();
                 log.note_course(0, why.map(kind_of).unwrap_or_default(), how);
-                let binding = fresh(&mut stream);
-                return Ok(answered(order, source, Start::Fresh(binding), stream));
+                let start = Start::Fresh(fresh(&mut stream).into());
+                return Ok(answered(order, source, start, stream));
             }
         }
     }
@@ -212,7 +213,7 @@ fn complete(order: &Order<'_>, source: usize, admitted: Admitted, log: &mut Log)
     }
     log.note_course(bytes, ResumeKind::Complete, format!("continued at {bytes}: nothing was missing"));
     let name = order.name_for(&admitted.binding().suggested_name).to_owned();
-    Probed { source, name, start: Start::Held(admitted), stream: None }
+    Probed { source, name, start: Start::Held(admitted.into()), stream: None }
 }
 
 /// What a body that is taken from the start belongs to. Offsets in what is decoded mean nothing to the origin, so nothing

@@ -106,7 +106,7 @@ pub(super) fn first_ask(held: Option<&Stored>, source: &str, has_digest: bool) -
     let Some(held) = held else { return Ask::default() };
     let total = held.binding.version.total;
     match held.ranges.gaps(total.unwrap_or(u64::MAX)).next() {
-        Some(gap) => ask_for(&held.binding, source, gap, has_digest).unwrap_or_default(),
+        Some(gap) => ask_for(held, source, gap, has_digest).unwrap_or_default(),
         None => Ask::default(),
     }
 }
@@ -116,14 +116,16 @@ pub(super) fn can_go_on(held: &Stored, has_digest: bool) -> bool {
     held.whole(has_digest).is_some() || first_ask(Some(held), &held.binding.source, has_digest).range.is_some()
 }
 
-/// Asks the source of this id for a range of what `binding` says, under the strongest condition that it allows: another source does not
+/// Asks the source of this id for a range of what is held, under the strongest condition that it allows: another source does not
 /// know its validators. `None`: what came could not join the rest.
-pub(super) fn ask_for(binding: &Binding, source: &str, range: Range<u64>, has_digest: bool) -> Option<Ask> {
+pub(super) fn ask_for(held: &Stored, source: &str, range: Range<u64>, has_digest: bool) -> Option<Ask> {
+    let binding = &held.binding;
     let is_own = binding.source == source;
     let if_range = if is_own { binding.version.strong_validator().to_owned() } else { String::new() };
     let will_be_proved = !if_range.is_empty() && !binding.is_pieced;
     let will_be_checked = has_digest || !binding.announced.is_empty();
-    let may_join = will_be_proved || (will_be_checked && binding.version.total.is_some());
+    let may_be_checked = will_be_checked && binding.version.total.is_some() && held.may_share_with(source);
+    let may_join = will_be_proved || may_be_checked;
     // A range up to the end is asked for without an end, so that the answer also tells when there is more than expected.
     let end = if Some(range.end) == binding.version.total { u64::MAX } else { range.end };
     may_join.then_some(Ask { range: Some(range.start..end), if_range, ..Ask::default() })

@@ -23,7 +23,7 @@ fn binding(version: Version) -> Binding {
 
 /// The first 40 bytes are held.
 fn held(version: Version) -> Stored {
-    Stored { binding: binding(version), ranges: RangeSet::from_start(40), refusals: 0 }
+    Stored { binding: binding(version), ranges: RangeSet::from_start(40), ..Stored::default() }
 }
 
 fn whole_of(version: Version) -> Answer {
@@ -587,10 +587,10 @@ fn with_nothing_held() {
 /// What several sources brought is asked for under no condition that one of them would not know.
 #[test]
 fn conditions_are_for_the_source_that_knows_them() {
-    let ask = |binding: &Binding, source| ask_for(binding, source, 40..100, true).unwrap().if_range;
-    assert_eq!(ask(&binding(strong()), HERE), "\"a\"");
-    assert_eq!(ask(&binding(strong()), MIRROR), "");
-    assert_eq!(ask(&binding(version("W/\"a\"", OLD, LATER, Some(100))), HERE), OLD);
-    assert_eq!(ask(&binding(version("W/\"a\"", OLD, OLD, Some(100))), HERE), "");
-    assert!(ask_for(&binding(strong()), MIRROR, 40..100, false).is_none(), "it could not join");
+    let ask = |version, source| ask_for(&held(version), source, 40..100, true).unwrap().if_range;
+    assert_eq!(ask(strong(), HERE), "\"a\"");
+    assert_eq!(ask(strong(), MIRROR), "");
+    assert_eq!(ask(version("W/\"a\"", OLD, LATER, Some(100)), HERE), OLD);
+    assert_eq!(ask(version("W/\"a\"", OLD, OLD, Some(100)), HERE), "");
+    assert!(ask_for(&held(strong()), MIRROR, 40..100, false).is_none(), "it could not join");
 }

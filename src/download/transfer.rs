@@ -72,7 +72,7 @@ pub(super) async fn transfer(
     match end {
         // Other connections may have brought the rest before this one was heard.
         Ok(()) if is_complete && bound.is_contradicted() && !has_digest => {
-            held.drop_wrong(bound, Why::ContentChanged).await?;
+            held.drop_wrong(order.ctx, bound, Why::ContentChanged).await?;
             let message =
                 "two answers of the origin contradicted each other, and there is no digest to tell which is right";
             Err(Failure::retryable(FailureReason::ContentChanged, message).into())
@@ -91,7 +91,7 @@ pub(super) async fn transfer(
             };
             let halt = end.err().unwrap_or_else(|| nobody().into());
             if bound.is_contradicted() {
-                held.drop_wrong(bound, Why::ContentChanged).await?;
+                held.drop_wrong(order.ctx, bound, Why::ContentChanged).await?;
             } else {
                 held.keep(order.ctx, bound).await;
             }

@@ -50,6 +50,8 @@ pub(crate) struct Launch {
     pub(crate) stored: CancellationToken,
     /// Whether there were attempts before, so that something of them may be kept.
     pub(crate) has_history: bool,
+    /// Whether none follows if it fails.
+    pub(crate) is_last: bool,
     /// Where a listing goes on, if memory knows; else the store has it.
     pub(crate) cursor: Option<Arc<str>>,
     /// The credential that it names, or why it may not use that.

@@ -30,8 +30,8 @@ pub enum EngineError {
     #[error("there is no job `{0}`")]
     NoJob(JobId),
     /// The job is in a state in which this cannot be done.
-    #[error(transparent)]
-    WrongState(#[from] job::WrongState),
+    #[error("{1}")]
+    WrongState(JobId, job::WrongState),
     /// The job takes no more tasks.
     #[error("job `{0}` is sealed: it takes no more tasks")]
     Sealed(JobId),
@@ -48,8 +48,8 @@ pub enum EngineError {
     #[error("there is no host `{0}`")]
     NoHost(Host),
     /// A task cannot be retried.
-    #[error("task {0} has not failed and was not cancelled, so it cannot be retried")]
-    NotRetryable(TaskIndex),
+    #[error("task {1} has not failed and was not cancelled, so it cannot be retried")]
+    NotRetryable(JobId, TaskIndex),
     /// Secrets of the job were erased.
     #[error(
         "the secrets of job `{0}` were erased some time after its end; submit it anew, or use a credential that the server keeps"
@@ -60,15 +60,15 @@ pub enum EngineError {
     NoTask(JobId, TaskIndex),
     /// The job would have more tasks than can be counted.
     #[error("a job has at most 4,294,967,295 tasks")]
-    TooManyTasks,
+    TooManyTasks(JobId),
     /// Unfinished jobs take all the memory that they may.
-    #[error("unfinished jobs take all the memory that they may; wait until some have ended, or give the server more")]
+    #[error("unfinished jobs use all the memory that the server allows them; wait until some have ended")]
     TooManyJobs,
     /// The server is shutting down.
     #[error("the server is shutting down; try again when it is back")]
     Draining,
     /// Too much waits to be stored.
-    #[error("more waits to be stored than the server holds in memory; try again later")]
+    #[error("too many changes wait to be stored; try again later")]
     Overloaded,
     /// Nothing can be stored at present.
     #[error("nothing can be stored: {0}; try again when that has been corrected")]

@@ -153,7 +153,8 @@ impl Engine {
         self.ask(bytes, |reply| Command::Submit { spec, request, tasks, caller, reply }).await
     }
 
-    /// Returns the job that this request made, where it did before: it is answered again, whatever is asked of jobs by now.
+    /// Returns the job that this request made, where it did before: it is answered again, whatever is asked of jobs by now. A
+    /// request id that was used for another job is refused.
     pub async fn submitted(
         &self,
         spec: &JobSpec,
@@ -162,7 +163,10 @@ impl Engine {
     ) -> Result<Option<Arc<Job>>, EngineError> {
         let Some(tenant) = self.by.scope.no().filter(|_| !request_id.is_empty()) else { return Ok(None) };
         let known = self.runner.store.request(Party { tenant, principal: self.by.principal }, request_id).await?;
-        let Some((id, _)) = known.filter(|(_, digest)| *digest == self.digest(&(spec, tasks))) else { return Ok(None) };
+        let Some((id, digest)) = known else { return Ok(None) };
+        if digest != self.digest(&(spec, tasks)) {
+            return Err(EngineError::RequestIdTaken(request_id.to_owned()));
+        }
         match self.job(id).await {
             Ok(job) => Ok(Some(job)),
             Err(EngineError::NoJob(_)) => Ok(None),

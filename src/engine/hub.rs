@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::engine::changes::{Changes, Listener};
 use crate::engine::figures::{OpenWork, Totals};
 use crate::engine::notices::{NoticeListener, Notices};
-use crate::engine::published::{Batch, Published, bytes_of};
+use crate::engine::published::{Batch, Published, Shown, bytes_of};
 use crate::engine::rings::Rings;
 use crate::engine::version::{Follower, Version};
 use crate::model::ids::{JobId, TaskIndex};
@@ -27,8 +28,10 @@ use crate::store::{StoredEvent, StoredTask, TaskRow};
 const RING_MAX: usize = 512;
 /// Memory that they may take, in bytes, roughly.
 const RING_BYTES_MAX: usize = 1 << 20;
-/// Pieces that were put together and are kept, of some 32 KiB each.
-const BATCHES_KEPT: usize = 4;
+/// The most bytes of pieces that were put together and are kept.
+const BATCH_BYTES_KEPT: usize = 128 << 10;
+/// The most such pieces.
+const BATCHES_KEPT: usize = 32;
 /// Places of the table of feeds below which it is not made smaller.
 const TABLE_MIN: usize = 1024;
 /// The most bytes of events that stay with the feed of a job that has ended, as long as somebody holds it.
@@ -91,11 +94,17 @@ struct Watched {
     /// When the first of them came. Their looks are in step with it.
     since: Instant,
     version: Version,
+    /// Changes with it, and with each page of a listing.
+    pages: Version,
     ring: VecDeque<Arc<Published>>,
     ring_bytes: usize,
     /// What was put together last, the newest at the end. Watchers who look at the same time are as far as each other, and find
     /// what the first of them made.
     batches: VecDeque<Batch>,
+    /// How far the job is, as it was written last.
+    shown: Option<Shown>,
+    /// Why its tasks wait, as it was written last, and when somebody began to look that up.
+    waits: (Option<Instant>, Bytes),
     /// Made with the first watcher of starts.
     notices: Option<Notices>,
 }
@@ -113,9 +122,12 @@ impl Default for Watched {
         Watched {
             since: Instant::now(),
             version: Version::default(),
+            pages: Version::default(),
             ring: VecDeque::new(),
             ring_bytes: 0,
             batches: VecDeque::new(),
+            shown: None,
+            waits: (None, Bytes::new()),
             notices: None,
         }
     }
@@ -123,7 +135,15 @@ impl Default for Watched {
 
 impl Watched {
     fn has_watchers(&self) -> bool {
-        self.version.followers() > 0 || self.notices.as_ref().is_some_and(Notices::has_listeners)
+        self.version.followers() > 0
+            || self.pages.followers() > 0
+            || self.notices.as_ref().is_some_and(Notices::has_listeners)
+    }
+
+    /// Wakes whoever follows the job.
+    fn grow(&self) {
+        self.version.grow();
+        self.pages.grow();
     }
 }
 
@@ -197,10 +217,12 @@ impl Hub {
         self.changed(id, Some(tenant));
     }
 
-    /// Wakes those who follow a job, since a page of one of its listings is durable.
+    /// Wakes those who read the listings of a job, since a page of one of them is durable.
     pub(crate) fn page_added(&self, job: JobId) {
-        if let Some(feed) = self.feed(job) {
-            feed.wake();
+        if let Some(feed) = self.feed(job)
+            && let Some(watched) = &lock(&feed.state).watched
+        {
+            watched.pages.grow();
         }
     }
 
@@ -303,12 +325,21 @@ impl Feed {
         lock(&self.state).job.clone()
     }
 
-    /// Changes with each publication, and with each page of a listing.
+    /// Changes with each publication.
     pub fn subscribe(&self) -> Follower {
+        self.follow(|watched| &watched.version)
+    }
+
+    /// Changes with each publication, and with each page of a listing.
+    pub fn subscribe_to_pages(&self) -> Follower {
+        self.follow(|watched| &watched.pages)
+    }
+
+    fn follow(&self, version: impl FnOnce(&Watched) -> &Version) -> Follower {
         let mut state = lock(&self.state);
-        let version = state.watched.get_or_insert_default().version.follow();
+        let follower = version(state.watched.get_or_insert_default()).follow();
         lock(&self.watched).insert(state.job.id);
-        version
+        follower
     }
 
     /// How many follow the job.
@@ -347,13 +378,52 @@ impl Feed {
         state.watched.as_ref()?.batches.iter().rfind(|batch| batch.after == after).cloned()
     }
 
-    /// Keeps what was put together, for the other watchers.
+    /// Keeps what was put together for the other watchers, if there are any.
     pub fn keep_batch(&self, batch: Batch) {
+        let mut state = lock(&self.state);
+        let Some(watched) = state.watched.as_mut().filter(|watched| watched.version.followers() > 1) else { return };
+        watched.batches.push_back(batch);
+        let mut bytes: usize = watched.batches.iter().map(|batch| batch.bytes.len()).sum();
+        while bytes > BATCH_BYTES_KEPT || watched.batches.len() > BATCHES_KEPT {
+            let Some(oldest) = watched.batches.pop_front() else { break };
+            bytes -= oldest.bytes.len();
+        }
+    }
+
+    /// How far the job is, as it was written for its watchers last.
+    pub fn shown(&self) -> Option<Shown> {
+        lock(&self.state).watched.as_ref()?.shown.clone()
+    }
+
+    /// Keeps how far the job is for its other watchers.
+    pub fn keep_shown(&self, shown: Shown) {
+        if let Some(watched) = &mut lock(&self.state).watched
+            && watched.shown.as_ref().is_none_or(|kept| kept.at < shown.at)
+        {
+            watched.shown = Some(shown);
+        }
+    }
+
+    /// Why the tasks of the job wait, as it was written for its watchers last.
+    pub fn waits(&self) -> Bytes {
+        lock(&self.state).watched.as_ref().map(|watched| watched.waits.1.clone()).unwrap_or_default()
+    }
+
+    /// Returns whether the caller is to look up why tasks wait: nobody began to within `period`.
+    pub fn are_waits_due(&self, period: Duration) -> bool {
+        let mut state = lock(&self.state);
+        let Some(watched) = &mut state.watched else { return false };
+        let is_due = watched.waits.0.is_none_or(|at| at.elapsed() >= period);
+        if is_due {
+            watched.waits.0 = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// Keeps why the tasks of the job wait for its watchers.
+    pub fn keep_waits(&self, written: Bytes) {
         if let Some(watched) = &mut lock(&self.state).watched {
-            if watched.batches.len() == BATCHES_KEPT {
-                watched.batches.pop_front();
-            }
-            watched.batches.push_back(batch);
+            watched.waits.1 = written;
         }
     }
 
@@ -441,7 +511,7 @@ impl Feed {
             watched.batches = VecDeque::new();
         }
         // Under the lock: whoever subscribes sees the job from before and is woken, or the job as it is now.
-        watched.version.grow();
+        watched.grow();
         watched.ring_bytes
     }
 
@@ -475,7 +545,7 @@ impl Feed {
     /// Wakes whoever watches.
     fn wake(&self) {
         if let Some(watched) = &lock(&self.state).watched {
-            watched.version.grow();
+            watched.grow();
         }
     }
 }
@@ -514,7 +584,14 @@ mod tests {
         assert_eq!(feed.events_after(1, 9).unwrap().len(), 1);
         hub.forget_unwatched();
         assert_eq!(feed.events_after(1, 9).unwrap().len(), 1, "somebody watches");
+        let mut pages = feed.subscribe_to_pages();
+        hub.page_added(id);
+        assert_eq!(version.changed().now_or_never(), None, "a page is nothing to a watcher");
+        assert_eq!(pages.changed().now_or_never(), Some(Ok(())));
         drop(version);
+        hub.publish(job(3), vec![event(3)]);
+        assert_eq!(pages.changed().now_or_never(), Some(Ok(())), "who reads pages is told of an end, too");
+        drop(pages);
         hub.forget_unwatched();
         assert!(lock(&feed.state).watched.is_none(), "it is not published any more, and nobody watches");
         assert!(lock(&hub.watched).is_empty());
@@ -528,5 +605,22 @@ mod tests {
         assert_eq!(version.changed().now_or_never(), Some(Ok(())), "whoever waits looks again");
         hub.forget_unwatched();
         assert!(lock(&hub.watched).is_empty());
+    }
+
+    #[test]
+    fn what_was_put_together_is_kept_for_others_within_its_bound() {
+        let hub = Hub::new(100);
+        let id = JobId(uuid::Uuid::from_u128(1));
+        hub.open(Arc::new(Job::new(id, JobSpec::default(), 1, Timestamp(1))));
+        let feed = hub.feed(id).unwrap();
+        let piece =
+            |after| Batch { after, upto: after + 1, all_of: None, bytes: vec![0_u8; BATCH_BYTES_KEPT / 3].into() };
+        let _first = feed.subscribe();
+        feed.keep_batch(piece(0));
+        assert!(feed.batch_after(0).is_none(), "there is nobody else");
+        let _second = feed.subscribe();
+        (0..9).for_each(|after| feed.keep_batch(piece(after)));
+        let kept: Vec<u64> = (0..9).filter(|after| feed.batch_after(*after).is_some()).collect();
+        assert_eq!(kept, [6, 7, 8]);
     }
 }

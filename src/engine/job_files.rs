@@ -1,8 +1,9 @@
 //! The files that a job leaves beside its rows: part files while it lives, partial downloads of an ended one until it is
 //! retried or deleted, bodies too long for the database.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
@@ -40,6 +41,8 @@ pub(crate) struct JobFiles {
     content: Arc<ContentStore>,
     aside: Aside,
     store: Arc<dyn Store>,
+    /// Ended jobs of which a part could not be put away, and so is still beside the finished files.
+    left: Mutex<BTreeSet<JobId>>,
     /// Parts are named by URL and path, and stay where they are when their job ends.
     by_url: bool,
 }
@@ -52,7 +55,7 @@ impl JobFiles {
         store: Arc<dyn Store>,
         by_url: bool,
     ) -> JobFiles {
-        JobFiles { aside: Aside::new(aside), roots, content, store, by_url }
+        JobFiles { aside: Aside::new(aside), roots, content, store, left: Mutex::default(), by_url }
     }
 
     /// Whether parts are named by URL and path, so that another process may use the same.
@@ -100,11 +103,37 @@ impl JobFiles {
                 match done {
                     Ok(true) => {}
                     Ok(false) => gone.add(held),
-                    Err(failure) => tracing::warn!(%job, "a part file is left: {}", failure.message),
+                    Err(failure) => {
+                        tracing::warn!(%job, "a part file is left: {}", failure.message);
+                        self.left().insert(job);
+                    }
                 }
             }
         }
         gone
+    }
+
+    fn left(&self) -> std::sync::MutexGuard<'_, BTreeSet<JobId>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the parts of a job that is about to be deleted which could not be put away. Its rows say where they are, so this
+    /// comes before they are hidden.
+    pub(crate) async fn drop_left(&self, job: &Job) {
+        if self.by_url || !self.left().contains(&job.id) {
+            return;
+        }
+        let Some(root) = self.root_of(job) else { return };
+        let states = [TaskState::Failed, TaskState::Cancelled];
+        let mut from = Some(0);
+        while let Some(parts) = self.next_parts((job.id, None), &job.directory(), &states, &mut from).await {
+            for FilePart { folder, key, .. } in parts {
+                if let Err(failure) = self.aside.drop_left(&root, folder, key).await {
+                    tracing::warn!(job = %job.id, "a part file is left: {}", failure.message);
+                }
+            }
+        }
+        self.left().remove(&job.id);
     }
 
     /// Returns the unfinished or ended jobs of which there may be part files that were put away.
@@ -175,6 +204,7 @@ impl JobFiles {
 
     /// Deletes what a deleted job left: its partial downloads and its bodies.
     pub(crate) async fn forget(&self, job: JobId) {
+        self.left().remove(&job);
         for result in [self.content.remove(job).await, self.aside.forget(job).await] {
             if let Err(failure) = result {
                 tracing::warn!(%job, "{}", failure.message);

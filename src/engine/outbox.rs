@@ -1,6 +1,8 @@
 //! The batch that fills while another is being committed, and what follows it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod seal;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -11,9 +13,8 @@ use crate::engine::queue::Head;
 use crate::engine::queue::task::BatchNumber;
 use crate::model::access::AccessRow;
 use crate::model::audit::{AuditEntry, Of};
-use crate::model::book::Book;
 use crate::model::event::{EventHead, EventKind};
-use crate::model::ids::{Fence, JobId, TaskId};
+use crate::model::ids::{JobId, TaskId};
 use crate::model::job::Job;
 use crate::model::pause::PauseChange;
 use crate::store::{
@@ -28,8 +29,8 @@ const BYTES_MAX: usize = 32 << 20;
 /// Memory of pages of fetches beyond which no more are added. On a full disk what cannot be left out of a batch has to fit into
 /// what the store lends, twice: in its log, and where that is copied to.
 const PAGES_BYTES_MAX: usize = 8 << 20;
-/// Ends of attempts that a batch takes, or as many as may run, if that is more. Those that come while another batch is at the disk wait then, so that the next one is
-/// not the larger the longer that took: whoever asks for something waits for both.
+/// Ends of attempts that a batch takes, or as many as may run, if that is more. Those that come while another batch is at the
+/// disk wait then, so that the next one is not the larger the longer that took: whoever asks for something waits for both.
 const ENDS_MAX: usize = 64;
 /// Memory of a row that moves, beside what it holds.
 const ROW_BYTES: usize = 512;
@@ -271,58 +272,6 @@ impl Outbox {
         self.events.remove(&job).unwrap_or_default()
     }
 
-    /// Closes the batch. `row` gives a job as it is now; `in_pieces` says whether a piece of it is in the batch, so that
-    /// the effect of that piece publishes it. `book` is who may call as it was decided last.
-    pub(crate) fn seal(
-        &mut self,
-        row: impl Fn(JobId) -> Option<Arc<Job>>,
-        in_pieces: impl Fn(JobId) -> bool,
-        book: &Arc<Book>,
-    ) -> Sealed {
-        let number = self.number;
-        let Outbox { mut batch, effects, dirty, mut events, ended, .. } =
-            std::mem::replace(self, Outbox { number: number + 1, ..Outbox::new() });
-        let heads: BTreeMap<_, _> = batch.lane_heads.drain(..).map(|(job, lane, head)| ((job, lane), head)).collect();
-        // One entry a lane, the latest: of two for one row it would be left to chance which one stays.
-        batch.lane_heads = heads.into_iter().map(|((job, lane), head)| (job, lane, head)).collect();
-        let Batch { claims, moves, respecced, .. } = &mut batch;
-        keep_last(claims, moves);
-        keep_last_of_each(respecced);
-        // Watchers learn of a change before its caller does, so that who was answered finds it everywhere.
-        let mut all = Vec::with_capacity(dirty.len() + effects.len() + 1);
-        let is_other =
-            |row: &AccessRow| matches!(row, AccessRow::Principal(_) | AccessRow::Tenant(_) | AccessRow::Required);
-        let has_others = batch.access.iter().any(is_other);
-        all.extend((!batch.access.is_empty()).then(|| Effect::BookStored(book.clone(), has_others)));
-        for id in dirty {
-            let Some(job) = row(id) else { continue };
-            if !in_pieces(id) {
-                all.push(Effect::Publish(job.clone(), events.remove(&id).unwrap_or_default()));
-            }
-            batch.jobs.push(job);
-        }
-        all.extend(effects);
-        Sealed { number, batch, effects: all, ended }
-    }
-
-    /// Takes out what works on a full disk: deletions and purges, with their effects. `None`: there is none.
-    pub(crate) fn seal_removals(&mut self) -> Option<Sealed> {
-        if self.batch.deletions.is_empty() && self.batch.purges.is_empty() {
-            return None;
-        }
-        let deletions = std::mem::take(&mut self.batch.deletions);
-        let purges = std::mem::take(&mut self.batch.purges);
-        let is_removal = |effect: &Effect| matches!(effect, Effect::Deleted { .. } | Effect::Purged { .. });
-        let (removals, rest) = std::mem::take(&mut self.effects).into_iter().partition(is_removal);
-        self.effects = rest;
-        let is_of_deletion = |entry: &AuditEntry| matches!(entry.of, Of::Deletion(_));
-        let (audit, others) = std::mem::take(&mut self.batch.audit).into_iter().partition(is_of_deletion);
-        self.batch.audit = others;
-        let batch = Batch { deletions, purges, audit, ..Batch::default() };
-        // The number of no batch: nothing waits for it.
-        Some(Sealed { number: 0, batch, effects: removals, ended: Vec::new() })
-    }
-
     /// Takes out everything of a job, because memory and store contradict each other about it. Callers get that as their error.
     pub(crate) fn drop_job(&mut self, job: JobId) {
         let Batch { additions, pages, dropped_pages, moves, claims, .. } = &mut self.batch;
@@ -392,46 +341,15 @@ fn next_sequence(job: &mut Job) -> u64 {
     job.sequence
 }
 
-/// Keeps the last of what happened to a task within one batch: an attempt that has ended needs no claim, and of several
-/// ends the latest has all. The fence says what came after what.
-fn keep_last(claims: &mut Vec<Claim>, moves: &mut Vec<TaskMove>) {
-    if moves.is_empty() {
-        return;
-    }
-    let mut last: HashMap<TaskId, Fence> = HashMap::with_capacity(moves.len());
-    for change in moves.iter() {
-        last.insert(change.id, change.row.task.fence);
-    }
-    claims.retain(|claim| last.get(&claim.id).is_none_or(|ended| claim.task.fence > *ended));
-    if last.len() < moves.len() {
-        let mut kept = HashSet::with_capacity(last.len());
-        moves.reverse();
-        moves.retain(|change| kept.insert(change.id));
-        moves.reverse();
-    }
-}
-
-/// Keeps the last entry of each job.
-fn keep_last_of_each(jobs: &mut Vec<Arc<Job>>) {
-    if jobs.len() < 2 {
-        return;
-    }
-    let mut kept = HashSet::with_capacity(jobs.len());
-    jobs.reverse();
-    jobs.retain(|job| kept.insert(job.id));
-    jobs.reverse();
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
     use crate::engine::hub::Notice;
-    use crate::model::access::AccessAnswer;
     use crate::model::host::Host;
     use crate::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
-    use crate::model::task::{Task, TaskEvent, TaskState};
+    use crate::model::task::Task;
     use crate::model::time::Timestamp;
     use crate::store::TaskRow;
 
@@ -479,39 +397,6 @@ mod tests {
         assert!(!outbox.is_roomy());
     }
 
-    /// A page that is read moves a head, and there may be one for each few tasks.
-    #[test]
-    fn heads_of_lanes_do_not_end_the_wait_of_a_batch() {
-        let mut outbox = Outbox::new();
-        outbox.head(None);
-        outbox.head(Some((id(0).job, 0, 7)));
-        assert!(outbox.is_patient() && !outbox.is_empty());
-        outbox.head(Some((id(0).job, 0, 9)));
-        assert_eq!(outbox.seal(|_| None, |_| false, &Arc::default()).batch.lane_heads, [(id(0).job, 0, 9)]);
-    }
-
-    /// Nobody needs the books between: with each change, a copy for each would be kept.
-    #[test]
-    fn of_all_that_is_put_into_the_book_one_copy_is_kept_and_published_first() {
-        let mut outbox = Outbox::new();
-        let (mut book, mut waiting) = (Arc::<Book>::default(), Vec::new());
-        for _ in 0..3 {
-            Arc::make_mut(&mut book).take(&AccessRow::Required);
-            outbox.access(vec![AccessRow::Required]);
-            let (reply, answer) = oneshot::channel();
-            waiting.push(answer);
-            outbox.then(Effect::AccessStored(AccessAnswer::Done, reply));
-        }
-        let before = Arc::as_ptr(&book);
-        let sealed = outbox.seal(|_| None, |_| false, &book);
-        assert_eq!((Arc::as_ptr(&book), Arc::strong_count(&book)), (before, 2));
-        assert_eq!(sealed.batch.access.len(), 3);
-        assert!(matches!(&sealed.effects[0], Effect::BookStored(stored, true) if Arc::ptr_eq(stored, &book)));
-        assert_eq!(sealed.effects.len(), 4);
-        outbox.then(Effect::AccessStored(AccessAnswer::Done, oneshot::channel().0));
-        assert_eq!(outbox.seal(|_| None, |_| false, &book).effects.len(), 1, "nothing was put into it");
-    }
-
     /// A chunk that follows a refused one may be of a lane that was declared with that one.
     #[test]
     fn a_job_that_is_dropped_adds_nothing() {
@@ -540,42 +425,5 @@ mod tests {
         assert!(!outbox.takes_pages() && !outbox.is_roomy());
         outbox.drop_job(id(0).job);
         assert!(outbox.is_empty() && outbox.takes_pages() && outbox.is_roomy());
-    }
-
-    #[test]
-    fn of_a_job_that_is_updated_twice_the_last_is_stored() {
-        let mut outbox = Outbox::new();
-        let titled = |job: u128, title: &str| {
-            let spec = JobSpec { title: title.into(), ..JobSpec::default() };
-            Arc::new(Job::new(JobId(uuid::Uuid::from_u128(job)), spec, 1, Timestamp(1)))
-        };
-        for (job, title) in [(1, "first"), (2, "other"), (1, "second"), (1, "last")] {
-            outbox.respecced(titled(job, title));
-        }
-        let stored = outbox.seal(|_| None, |_| false, &Arc::default()).batch.respecced;
-        assert_eq!(stored.iter().map(|job| job.spec.title.as_str()).collect::<Vec<_>>(), ["other", "last"]);
-    }
-
-    #[test]
-    fn the_last_of_each_task_is_kept() {
-        let now = Timestamp(1);
-        let started = |task: &Task| task.apply(TaskEvent::Started, now).unwrap();
-        let given_back = |task: &Task| task.apply(TaskEvent::GivenBack(task.fence), now).unwrap();
-        let claim = |index, task: &Task| Claim { id: id(index), task: task.clone(), attempt_start: now };
-        let to =
-            |index, task: &Task| TaskMove { id: id(index), row: TaskRow { task: task.clone(), ..TaskRow::default() } };
-        let first = started(&Task::default());
-        let (ended, second) = (given_back(&first), started(&given_back(&first)));
-        let ended_again = given_back(&second);
-        // 0 began; 1 began and ended; 2 ended and began again; 3 ended, began and ended.
-        let mut claims = vec![claim(0, &first), claim(1, &first), claim(2, &second), claim(3, &second)];
-        let mut moves = vec![to(1, &ended), to(2, &ended), to(3, &ended), to(3, &ended_again)];
-        keep_last(&mut claims, &mut moves);
-        let left: Vec<(u32, Fence)> = claims.iter().map(|claim| (claim.id.index, claim.task.fence)).collect();
-        assert_eq!(left, [(0, 1), (2, 2)]);
-        let left: Vec<(u32, Fence)> = moves.iter().map(|change| (change.id.index, change.row.task.fence)).collect();
-        assert_eq!(left.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [1, 2, 3]);
-        assert!(left[2].1 >= left[1].1);
-        assert!(moves.iter().all(|change| change.row.task.state == TaskState::Pending));
     }
 }

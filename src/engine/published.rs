@@ -3,7 +3,9 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
+use crate::model::job::Job;
 use crate::store::StoredEvent;
 
 /// What is sent of an event, without the spec of a job.
@@ -32,6 +34,19 @@ pub struct Batch {
     pub after: u64,
     /// The number of the last one.
     pub upto: u64,
+    /// The version of the job that this was all of, if it was.
+    pub all_of: Option<u64>,
+    /// What is sent.
+    pub bytes: Bytes,
+}
+
+/// How far a job is, as its watchers are told, written for all of them.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// When it was this far.
+    pub at: Instant,
+    /// The job as it was then.
+    pub job: Arc<Job>,
     /// What is sent.
     pub bytes: Bytes,
 }

@@ -60,6 +60,21 @@ impl Drop for Version {
 }
 
 impl Follower {
+    /// Takes the number as seen as it is now.
+    pub fn see(&mut self) {
+        self.seen = self.shared.number.load(Ordering::Acquire);
+    }
+
+    /// The number that was seen last.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// Takes the number as seen as another one saw it, of whom this has what it knows.
+    pub fn see_as(&mut self, seen: u64) {
+        self.seen = seen;
+    }
+
     /// Waits until the number is another one than this has seen.
     ///
     /// # Errors
@@ -99,6 +114,11 @@ mod tests {
         version.grow();
         assert_eq!(follower.changed().now_or_never(), Some(Ok(())));
         assert_eq!(follower.changed().now_or_never(), None);
+        version.grow();
+        follower.see();
+        assert_eq!(follower.changed().now_or_never(), None, "it was seen");
+        follower.see_as(follower.seen() - 1);
+        assert_eq!(follower.changed().now_or_never(), Some(Ok(())), "the other one saw less");
         let mut waiting = Box::pin(follower.changed());
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(version);

@@ -15,7 +15,7 @@ use crate::files::content::Spooling;
 use crate::limits::transport::Limited;
 use crate::model::credential::echo::echoed;
 use crate::model::failure::{Failure, FailureReason};
-use crate::model::outcome::{AttemptEnd, AttemptReport, Room};
+use crate::model::outcome::{AttemptEnd, AttemptReport, ShortOf};
 use crate::model::spec::{DownloadSpec, FetchSpec, Work};
 use crate::model::storage::{Full, StorageHold};
 use crate::net::Profile;
@@ -118,7 +118,7 @@ fn no_room(launch: &Launch, full: Full, is_listing: bool) -> AttemptEnd {
     // Nobody knows how many bytes are to come, and those of a single response come anew.
     let needed_bytes = if is_listing { full.needed_bytes } else { (whole + whole / 4).min(full.most_bytes) };
     let message = format!("there is no room for the response: {full}");
-    AttemptEnd::NoSpace { of: Room::Tenant, folder: String::new(), needed_bytes, message }
+    AttemptEnd::NoSpace { of: ShortOf::Tenant, folder: String::new(), needed_bytes, message }
 }
 
 fn full_failure(full: Full) -> Failure {
@@ -286,6 +286,7 @@ async fn download(
         part_key: &part_key,
         part_is_shared: runner.files.by_url(),
         has_history: launch.has_history,
+        is_last: launch.is_last,
         meter: &launch.meter,
         stop,
         storage: &launch.storage,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::net::Transport;
 
 /// Transfers leave the processor to what decides and commits, when there is not enough for both: else whoever submits
-/// waits behind a thousand bodies: a commit is a dozen hand-offs between two threads, and each waits for a core. (Measured
+/// waits behind a thousand bodies: a commit is several hand-offs between two threads, and each waits for a core. (Measured
 /// beside a big job on two busy cores: `SubmitJob` takes 9 ms in the median and 55 at the 99th percentile, and with a niceness of
 /// 4 24 and 100; the big job loses less than can be told from noise.) Within a service of its own or a container this is about
 /// the threads of haul alone.

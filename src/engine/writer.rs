@@ -1,4 +1,4 @@
-//! The one caller of the store's writing half. It has a thread of its own: a commit is a dozen statements, each of which
+//! The one caller of the store's writing half. It has a thread of its own: a commit is several ways to the store, each of which
 //! is waited for, and must not wait for the scheduler's turn between any two of them.
 
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// The longest wait between tries of a batch that the store could not take.
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// The wait before the first of them.
+const RETRY_MIN: Duration = Duration::from_millis(20);
 /// Tries of a batch that fail for want of a lock before that is reported.
 const BUSY_TRIES: u32 = 3;
 
@@ -64,6 +66,18 @@ pub(crate) struct WriterLink {
     /// Batches of deletions and purges alone, which may go before a batch that the store has no room for.
     pub(crate) removals: mpsc::Sender<Order>,
     pub(crate) condition: watch::Receiver<Condition>,
+    /// Whether what can wait is to stay out of the next batches ([`WriteStore::wants_rest`]).
+    pub(crate) rest: watch::Receiver<bool>,
+}
+
+impl WriterLink {
+    /// Waits until the writer says something else than before. An error: it is gone.
+    pub(crate) async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        tokio::select! {
+            changed = self.condition.changed() => changed,
+            changed = self.rest.changed() => changed,
+        }
+    }
 }
 
 /// Starts a writer, on a thread of its own or on the caller's runtime. It ends when the senders of its link do.
@@ -76,9 +90,10 @@ pub(crate) fn start(
     let (orders, received) = mpsc::channel(1);
     let (removals, urgent) = mpsc::channel(1);
     let (condition, seen) = watch::channel(Condition::default());
+    let (rest, rest_seen) = watch::channel(false);
     let upkeep = Some(Instant::now() + UPKEEP_PERIOD);
-    let work = Work { store, urgent, condition, clock, metrics, upkeep, regain: None };
-    let link = WriterLink { orders, removals, condition: seen };
+    let work = Work { store, urgent, condition, rest, clock, metrics, upkeep, regain: None };
+    let link = WriterLink { orders, removals, condition: seen, rest: rest_seen };
     if !own_thread {
         let mut here = tokio::task::JoinSet::new();
         here.spawn(work.run(received));
@@ -129,6 +144,7 @@ struct Work {
     store: Box<dyn WriteStore>,
     urgent: mpsc::Receiver<Order>,
     condition: watch::Sender<Condition>,
+    rest: watch::Sender<bool>,
     /// What says how long something has been kept.
     clock: Clock,
     metrics: Arc<Metrics>,
@@ -149,12 +165,19 @@ impl Work {
             if self.regain.is_some_and(|time| time <= Instant::now()) {
                 self.look_for_room().await;
             }
+            // Whatever was done may have ended it.
+            self.note_rest(self.store.wants_rest());
             let order = tokio::select! {
                 biased;
-                order = orders.recv() => order,
+                // There is one at a time, and batches may follow one another without a pause.
                 Some(order) = self.urgent.recv() => {
                     self.remove(order).await;
-                    self.store.between_commits().await;
+                    self.between_commits().await;
+                    continue;
+                }
+                order = orders.recv() => order,
+                () = self.store.rested(), if *self.rest.borrow() => {
+                    self.between_commits().await;
                     continue;
                 }
                 () = at(self.upkeep) => {
@@ -170,16 +193,36 @@ impl Work {
         self.store.close().await;
     }
 
-    /// Commits deletions and purges, once: whoever ordered them tries again, and keeps nobody waiting meanwhile.
-    async fn remove(&mut self, Order { batch, result }: Order) {
+    /// Commits deletions and purges. A store that is busy is tried a few times. Else whoever ordered them tries again, and keeps
+    /// nobody waiting meanwhile.
+    async fn remove(&mut self, Order { batch, mut result }: Order) {
         self.expect_upkeep(&batch);
-        let committed = self.store.commit(&batch).await;
+        let mut committed = self.store.commit(&batch).await;
+        for _ in 0..BUSY_TRIES {
+            let Err(StoreError::Retry(why)) = &committed else { break };
+            tracing::debug!("the store is tried again: {why}");
+            tokio::select! {
+                biased;
+                () = result.closed() => return,
+                () = tokio::time::sleep(RETRY_MIN) => {}
+            }
+            committed = self.store.commit(&batch).await;
+        }
         let is_done = committed.is_ok();
         // Whoever ordered it may be gone.
         let _ = result.send(committed);
         if is_done && matches!(*self.condition.borrow(), Condition::Writable | Condition::Short(_)) {
             self.note_room();
         }
+    }
+
+    async fn between_commits(&mut self) {
+        self.store.between_commits().await;
+        self.note_rest(self.store.wants_rest());
+    }
+
+    fn note_rest(&self, wants_rest: bool) {
+        self.rest.send_if_modified(|rest| std::mem::replace(rest, wants_rest) != wants_rest);
     }
 
     /// New keys and purges leave something to do. What is to be done already is not put off by it.
@@ -227,7 +270,7 @@ impl Work {
     /// acknowledged meanwhile, and removals, which make room, go first. A batch whose caller is gone is given up.
     async fn commit(&mut self, order: Order) {
         let Order { mut batch, mut result } = order;
-        let mut wait = Duration::from_millis(20);
+        let mut wait = RETRY_MIN;
         let mut tries = 0u32;
         let mut left_out = None;
         loop {
@@ -250,10 +293,12 @@ impl Work {
                 done => {
                     self.note_room();
                     let _ = result.send(done);
-                    self.store.between_commits().await;
+                    self.between_commits().await;
                     return;
                 }
             };
+            // Nobody waits here for the store to have rested.
+            self.note_rest(false);
             if !why.is_empty() {
                 self.set(Condition::Blocked(why));
             }
@@ -268,7 +313,7 @@ impl Work {
                         self.keep_up().await;
                     }
                     // It may have made room for the other one.
-                    wait = Duration::from_millis(20);
+                    wait = RETRY_MIN;
                 }
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(RETRY_MAX),
             }
@@ -364,6 +409,38 @@ mod tests {
         assert!(count() > 10, "{}", count());
         drop(link);
         writer.join().await;
+    }
+
+    /// A store that somebody holds for a moment, so many times.
+    struct Busy(u32);
+
+    impl WriteStore for Busy {
+        fn commit<'a>(&'a mut self, _: &'a Batch) -> Answer<'a, Committed> {
+            let is_free = self.0 == 0;
+            self.0 = self.0.saturating_sub(1);
+            let held = || StoreError::Retry("somebody holds it".to_owned());
+            std::future::ready(if is_free { Ok(Committed::default()) } else { Err(held()) }).boxed()
+        }
+
+        fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+            std::future::ready(()).boxed()
+        }
+    }
+
+    /// Whoever deletes is not told that there is no room because somebody holds the store for a moment.
+    #[tokio::test(start_paused = true)]
+    async fn a_deletion_comes_through_where_the_store_is_busy_for_a_moment() {
+        let removed = async |busy: u32| {
+            let (writer, link) = start(Box::new(Busy(busy)), false, Clock::system(), Arc::default()).unwrap();
+            let (result, answer) = oneshot::channel();
+            let _ = link.removals.send(Order { batch: Batch::default(), result }).await;
+            let committed = answer.await.unwrap();
+            drop(link);
+            writer.join().await;
+            committed
+        };
+        assert!(removed(2).await.is_ok());
+        assert!(matches!(removed(100).await, Err(StoreError::Retry(_))));
     }
 
     /// A drain has a grace, and somebody may hold the lock of the database for longer.

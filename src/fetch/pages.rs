@@ -273,7 +273,7 @@ fn unreadable(page: &Url, error: link::Unreadable) -> Failure {
 
 /// The failure of a page behind which there may be more, and no number for that.
 fn uncountable(number: u64) -> Failure {
-    let message = format!("the page of number {number} is not the last one, and there is no number for the next");
+    let message = format!("page number {number} is not the last one, and there is no higher number for the next");
     Failure::fatal(FailureReason::Protocol, message)
 }
 

@@ -66,6 +66,21 @@ impl Aside {
         .await
     }
 
+    /// Removes the part of `key` that [`Aside::take`] has left in the directory `folder` of `root`, and the directory if it is
+    /// empty and haul's own.
+    pub async fn drop_left(&self, root: &Arc<Root>, folder: String, key: String) -> Result<(), Failure> {
+        let root = root.clone();
+        blocking(move || {
+            let Some(handle) = root.find_folder(&folder)? else { return Ok(()) };
+            for name in [meta_name(&key), meta_draft_name(&key), part_name(&key)] {
+                handle.remove(&name).map_err(|error| failure("remove", &handle.path_of(&name), &error))?;
+            }
+            root.prune(&folder);
+            Ok(())
+        })
+        .await
+    }
+
     /// Moves the part of `key` back to `root`, unless there is another one by now. Where none is kept, its download starts
     /// over.
     pub async fn bring_back(&self, root: &Arc<Root>, job: JobId, folder: String, key: String) -> Result<(), Failure> {
@@ -187,6 +202,12 @@ mod tests {
         assert!(part.exists() && meta.exists());
         nowhere.bring_back(&root, job, String::new(), key.to_owned()).await.unwrap();
         assert!(part.exists() && meta.exists(), "a retry goes on with it");
+        let files = [&part, &meta].map(|path| (path.clone(), std::fs::read(path).unwrap()));
+        nowhere.drop_left(&root, String::new(), key.to_owned()).await.unwrap();
+        assert!(!part.exists() && !meta.exists(), "its job was deleted");
+        for (path, bytes) in &files {
+            std::fs::write(path, bytes).unwrap();
+        }
 
         let aside = Aside::new(at.path().join("partials"));
         // Something is in the way of the second of the two.

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::files::doubts::Doubts;
 use crate::files::ranges::RangeSet;
 use crate::files::version::Version;
 use crate::model::checksum::Checksum;
@@ -51,6 +52,23 @@ pub struct Stored {
     /// How many attempts in a row asked for a range of it and had an error of the server for an answer.
     #[serde(default, skip_serializing_if = "is_default")]
     pub refusals: u32,
+    /// What there was before bytes of another source joined on the word of a digest; `None`: none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Before>,
+    /// What is known of sources.
+    #[serde(default, skip_serializing_if = "Doubts::is_empty")]
+    pub doubts: Doubts,
+}
+
+/// What there was before bytes of another source joined.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// What the bytes belonged to.
+    pub binding: Binding,
+    /// The bytes.
+    pub ranges: RangeSet,
+    /// The sources that joined.
+    pub joined: Vec<String>,
 }
 
 /// The proof that bytes of an answer may join those that are held. Only [`Stored`] makes it.
@@ -58,6 +76,7 @@ pub struct Stored {
 pub struct Admitted {
     binding: Binding,
     ranges: RangeSet,
+    before: Option<Before>,
 }
 
 /// Why held bytes are not used.
@@ -126,6 +145,9 @@ impl Stored {
         }
         let is_contradicted = is_same_source && held.version.is_contradicted_by(&seen.version);
         let will_be_checked = has_digest || !held.announced.is_empty();
+        if !self.may_share_with(&seen.source) {
+            return Err(Why::ChecksumMismatch);
+        }
         if will_be_checked && held.version.has_size_of(&seen.version) && !is_contradicted {
             return Ok(self.vouched_for(seen));
         }
@@ -168,7 +190,36 @@ impl Stored {
         let total = self.binding.version.total?;
         let is_vouched_for = !self.binding.is_pieced || has_digest || !self.binding.announced.is_empty();
         let is_whole = is_vouched_for && self.ranges.is_all_of(total);
-        is_whole.then(|| Admitted { binding: self.binding.clone(), ranges: self.ranges.clone() })
+        is_whole.then(|| Admitted {
+            binding: self.binding.clone(),
+            ranges: self.ranges.clone(),
+            before: self.before.clone(),
+        })
+    }
+
+    /// Whether nothing that is known speaks against one file with bytes of this source.
+    pub fn may_share_with(&self, source: &str) -> bool {
+        let held = &self.binding.source;
+        held == source || (self.doubts.may_join(held) && self.doubts.may_join(source))
+    }
+
+    /// What is left of bytes of which some turned out to be wrong: what there was before those of other sources joined, who
+    /// join no more; nothing of a source by itself. `were_checked`: they were whole, and had another digest.
+    #[must_use]
+    pub fn after_wrong_bytes(&self, were_checked: bool) -> Stored {
+        let mut doubts = self.doubts.clone();
+        if let Some(before) = &self.before {
+            before.joined.iter().for_each(|source| doubts.keep_apart(source));
+            let Before { binding, ranges, .. } = before.clone();
+            return Stored { binding, ranges, doubts, ..Stored::default() };
+        }
+        if self.binding.is_pieced {
+            // Of several versions, perhaps, of which it has the right one now.
+            doubts.keep_apart(&self.binding.source);
+        } else if were_checked {
+            doubts.note_wrong(&self.binding.source);
+        }
+        Stored { doubts, ..Stored::default() }
     }
 
     fn proved(&self, seen: &Binding) -> Admitted {
@@ -177,7 +228,7 @@ impl Stored {
         binding.final_url.clone_from(&seen.final_url);
         binding.http_status = seen.http_status;
         binding.announced = union(&binding.announced, &seen.announced);
-        Admitted { binding, ranges: self.ranges.clone() }
+        Admitted { binding, ranges: self.ranges.clone(), before: self.before.clone() }
     }
 
     /// The source that serves now is asked with its own validators from then on.
@@ -194,7 +245,32 @@ impl Stored {
             announced: union(&held.announced, &seen.announced),
             is_pieced: true,
         };
-        Admitted { binding, ranges: self.ranges.clone() }
+        Admitted { binding, ranges: self.ranges.clone(), before: self.before_joined_by(&seen.source) }
+    }
+
+    fn before_joined_by(&self, source: &str) -> Option<Before> {
+        let first = || (self.binding.source != source).then(|| Before::of(self.binding.clone(), self.ranges.clone()));
+        let mut before = self.before.clone().or_else(first)?;
+        before.add(source);
+        Some(before)
+    }
+}
+
+impl Before {
+    fn of(binding: Binding, ranges: RangeSet) -> Before {
+        Before { binding, ranges, joined: Vec::new() }
+    }
+
+    /// Bytes of one more source joined.
+    fn add(&mut self, source: &str) {
+        if self.binding.source != source && !self.joined.iter().any(|it| it == source) {
+            self.joined.push(source.to_owned());
+        }
+    }
+
+    /// Notes the sources that joined by another answer.
+    pub(super) fn add_all(&mut self, other: &Before) {
+        other.joined.iter().for_each(|source| self.add(source));
     }
 }
 
@@ -209,8 +285,13 @@ impl Admitted {
         &self.ranges
     }
 
-    pub(super) fn into_parts(self) -> (Binding, RangeSet) {
-        (self.binding, self.ranges)
+    /// What there was before bytes of other sources joined.
+    pub(super) fn before(&self) -> Option<&Before> {
+        self.before.as_ref()
+    }
+
+    pub(super) fn into_parts(self) -> (Binding, RangeSet, Option<Before>) {
+        (self.binding, self.ranges, self.before)
     }
 }
 
@@ -240,7 +321,7 @@ mod tests {
     }
 
     fn held(binding: Binding) -> Stored {
-        Stored { binding, ranges: RangeSet::from_start(4), refusals: 0 }
+        Stored { binding, ranges: RangeSet::from_start(4), ..Stored::default() }
     }
 
     #[test]
@@ -284,6 +365,30 @@ mod tests {
         assert!(stored.admit(&with("W/\"x\"", 1), false).is_ok(), "it will be checked in the end");
         let added = stored.admit(&binding("http://a/f", "\"x\"", Some(9)), false).unwrap();
         assert_eq!(added.binding().announced, digest(1), "not forgotten when an answer does not repeat it");
+    }
+
+    /// One of the two is wrong, and nobody knows which: what the first has brought is kept, and each goes on alone.
+    #[test]
+    fn a_digest_that_fails_undoes_the_join_and_not_what_was_before() {
+        let [a, b] = ["http://a/f", "http://b/f"].map(|url| binding(url, "\"x\"", Some(9)));
+        let alone = held(a.clone());
+        let (binding, _, before) = alone.admit(&b, true).unwrap().into_parts();
+        let joined = Stored { binding, ranges: RangeSet::from_start(9), before, ..Stored::default() };
+        let joined: Stored = serde_json::from_slice(&serde_json::to_vec(&joined).unwrap()).unwrap();
+        let left = joined.after_wrong_bytes(true);
+        assert_eq!((&left.binding, &left.ranges, &left.before), (&alone.binding, &alone.ranges, &None));
+        assert_eq!(left.admit(&b, true), Err(Why::ChecksumMismatch));
+        assert!(!left.admit(&a, true).unwrap().binding().is_pieced, "it goes on by its validator");
+        assert!(!left.doubts.is_wrong("http://b/f"), "it may be the one that is right");
+        assert!(left.after_wrong_bytes(false).doubts.may_join("http://a/f"), "it contradicted itself");
+        let other = left.after_wrong_bytes(true);
+        assert_eq!((other.ranges.bytes(), other.doubts.is_wrong("http://a/f")), (0, true));
+        let of_the_wrong_one = Stored { doubts: other.doubts, ..held(a) };
+        assert_eq!(of_the_wrong_one.admit(&binding_of_c(), true), Err(Why::ChecksumMismatch), "nor do others join it");
+    }
+
+    fn binding_of_c() -> Binding {
+        binding("http://c/f", "", Some(9))
     }
 
     #[test]

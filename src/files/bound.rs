@@ -17,9 +17,10 @@ use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 use tokio_util::sync::CancellationToken;
 
-use crate::files::binding::{Admitted, Binding, Stored};
+use crate::files::binding::{Admitted, Before, Binding, Stored};
 use crate::files::checkpoint::{Place, SaveError, part_name};
 use crate::files::digest::Hasher;
+use crate::files::doubts::Doubts;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
 use crate::files::part::{LARGE_BYTES, Part};
@@ -53,6 +54,9 @@ struct Gate {
     hashed: u64,
     connections: u32,
     is_pieced: bool,
+    /// What there was before bytes of other sources joined.
+    before: Option<Before>,
+    doubts: Doubts,
     is_contradicted: bool,
     is_doubtful: bool,
 }
@@ -77,20 +81,21 @@ impl Bound {
             })
             .await?;
         }
-        Ok(Bound::of(place, binding, RangeSet::default(), algorithms))
+        Ok(Bound::of(place, binding, RangeSet::default(), None, algorithms))
     }
 
     /// Goes on with the held bytes, as `admitted` allows.
     pub fn resume(part: Part, admitted: Admitted, algorithms: impl IntoIterator<Item = Algorithm>) -> Bound {
-        let (binding, ranges) = admitted.into_parts();
+        let (binding, ranges, before) = admitted.into_parts();
         let (place, _) = part.into_place();
-        Bound::of(place, binding, ranges, algorithms)
+        Bound::of(place, binding, ranges, before, algorithms)
     }
 
     fn of(
         place: Arc<Place>,
         binding: Binding,
         have: RangeSet,
+        before: Option<Before>,
         algorithms: impl IntoIterator<Item = Algorithm>,
     ) -> Bound {
         let announced = binding.announced.iter().map(|checksum| checksum.algorithm);
@@ -103,6 +108,8 @@ impl Bound {
             hashed: 0,
             connections: binding.connections,
             is_pieced: binding.is_pieced,
+            before,
+            doubts: Doubts::default(),
             is_contradicted: false,
             is_doubtful: false,
         };
@@ -119,7 +126,39 @@ impl Bound {
 
     /// Lets bytes of another answer join, as `admitted` allows.
     pub fn join(&self, admitted: &Admitted) {
-        self.lock().is_pieced |= admitted.binding().is_pieced;
+        let mut gate = self.lock();
+        gate.is_pieced |= admitted.binding().is_pieced;
+        let Some(joined) = admitted.before() else { return };
+        match &mut gate.before {
+            Some(before) => before.add_all(joined),
+            none => *none = Some(joined.clone()),
+        }
+    }
+
+    /// Keeps what is known of sources with what is held.
+    pub fn set_doubts(&self, doubts: Doubts) {
+        self.lock().doubts = doubts;
+    }
+
+    /// Some of the bytes are wrong. Goes back to what there was before those of other sources joined, if any did, and says
+    /// what is left. What it does not claim any more is written anew. `were_checked`: as [`Stored::after_wrong_bytes`] has it.
+    pub fn go_back(&mut self, were_checked: bool) -> Stored {
+        let left = self.stored().after_wrong_bytes(were_checked);
+        self.binding = left.binding.clone();
+        let mut gate = self.lock();
+        gate.is_doubtful |= left.ranges.is_empty();
+        gate.is_pieced = left.binding.is_pieced;
+        gate.connections = left.binding.connections;
+        gate.is_contradicted = false;
+        gate.before = None;
+        gate.doubts = left.doubts.clone();
+        gate.have = left.ranges.clone();
+        gate.saved = RangeSet::default();
+        gate.hasher = None;
+        drop(gate);
+        self.place.outdate_saves();
+        self.place.disk.note_left(&left.ranges);
+        left
     }
 
     /// So many connections bring its bytes now.
@@ -162,7 +201,7 @@ impl Bound {
     /// What a further answer is compared with.
     pub fn stored(&self) -> Stored {
         let gate = self.lock();
-        Stored { binding: self.claimed(&gate), ranges: gate.have.clone(), refusals: 0 }
+        self.claim(&gate)
     }
 
     /// The directory that it lies in.
@@ -187,7 +226,7 @@ impl Bound {
             return Ok(());
         }
         gate.is_contradicted = true;
-        let message = format!("the body ended at byte {total}, where {} bytes came before", gate.have.end());
+        let message = format!("the body ended at byte {total}, but {} bytes arrived before", gate.have.end());
         Err(Failure::retryable(FailureReason::ContentChanged, message))
     }
 
@@ -260,7 +299,7 @@ impl Bound {
             return Ok(());
         }
         self.lock().is_contradicted = true;
-        let message = format!("the origin sent other bytes from byte {at} on than those that came before");
+        let message = format!("from byte {at} on the origin sent other bytes than before");
         Err(Failure::retryable(FailureReason::ContentChanged, message))
     }
 
@@ -311,7 +350,7 @@ impl Bound {
         let stored = {
             let mut gate = self.lock();
             gate.unsaved = 0;
-            Stored { binding: self.claimed(&gate), ranges: gate.have.clone(), refusals: 0 }
+            self.claim(&gate)
         };
         let place = Arc::clone(&self.place);
         let epoch = place.announce_save();
@@ -342,7 +381,7 @@ impl Bound {
             // The state that it leaves says what it could not claim.
             let _ = self.checkpoint().await;
         }
-        let binding = self.claimed(&self.lock());
+        let claim = self.claim(&self.lock());
         let Bound { place, gate, .. } = self;
         // What was set aside behind the bytes is for others, until the part is gone on with. To give much back takes time;
         // where it cannot be given back, it stays with the part.
@@ -356,7 +395,7 @@ impl Bound {
         let gate = gate.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ranges = if gate.is_doubtful { gate.saved } else { gate.have };
         let is_empty = ranges.is_empty();
-        let part = Part::kept(place, Stored { binding, ranges, refusals: 0 });
+        let part = Part::kept(place, Stored { ranges, ..claim });
         if is_empty {
             // The reason why the attempt ends is the one to report, and not that an empty file stays.
             let _ = part.discard().await;
@@ -368,6 +407,16 @@ impl Bound {
     /// Removes the part with all that it holds.
     pub async fn discard(self) -> Result<(), Failure> {
         Part::kept(self.place, Stored::default()).discard().await
+    }
+
+    fn claim(&self, gate: &Gate) -> Stored {
+        Stored {
+            binding: self.claimed(gate),
+            ranges: gate.have.clone(),
+            refusals: 0,
+            before: gate.before.clone(),
+            doubts: gate.doubts.clone(),
+        }
     }
 
     fn claimed(&self, gate: &Gate) -> Binding {

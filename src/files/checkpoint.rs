@@ -164,9 +164,14 @@ impl Place {
         }
     }
 
+    /// What checkpoints claim that were announced before is not true any more.
+    pub(super) fn outdate_saves(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Lets no checkpoint be made any more, one on its way included.
     pub(super) fn end_saves(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.outdate_saves();
         if self.has_meta() {
             drop(self.saving.lock().unwrap_or_else(PoisonError::into_inner));
         }
@@ -216,7 +221,7 @@ impl Place {
 
     /// Ends all checkpoints, those on their way included.
     pub(super) fn remove_meta(&self) -> io::Result<()> {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+        self.outdate_saves();
         if !self.has_meta() {
             return Ok(());
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::files::error::{blocking, failure};
-use crate::files::folder::Room;
+use crate::files::folder::DiskRoom;
 use crate::files::space;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::ids::{JobId, TaskId};
@@ -155,7 +155,7 @@ impl ContentStore {
     /// file system, and without room nothing can be acknowledged, to nobody.
     pub fn check_room(&self, bytes: u64) -> Result<(), Failure> {
         // Where the free space is unknown, everything fits.
-        let Ok(room) = Room::of_path(&self.place) else { return Ok(()) };
+        let Ok(room) = DiskRoom::of_path(&self.place) else { return Ok(()) };
         let reserve = space::reserve_on(self.reserve, room) / RESERVE_SHARE;
         if bytes.saturating_add(reserve) <= room.free {
             return Ok(());

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::files::ranges::RangeSet;
+
 /// A disk that fails on request, for tests. Each method is called before the operation that it is named for, and an
 /// error replaces the operation.
 pub trait Faults: std::fmt::Debug + Send + Sync {
@@ -14,6 +16,8 @@ pub trait Faults: std::fmt::Debug + Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// The file is empty from here on.
     fn empty(&self);
+    /// Of what was written, only these bytes are claimed from here on.
+    fn left(&self, _ranges: &RangeSet) {}
     /// The names in the directory of this path are about to be forced to the device.
     fn sync_names(&self, _folder: &str) -> io::Result<()> {
         Ok(())
@@ -93,6 +97,13 @@ impl Disk {
     pub(super) fn note_new(&self) {
         if let Some(faults) = &self.faults {
             faults.empty();
+        }
+    }
+
+    /// Of what was written, only these bytes are claimed from here on.
+    pub(super) fn note_left(&self, ranges: &RangeSet) {
+        if let Some(faults) = &self.faults {
+            faults.left(ranges);
         }
     }
 

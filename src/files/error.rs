@@ -37,7 +37,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(Failure::retryable(FailureReason::Internal, format!("a file operation was cut short: {error}")))
+        Err(Failure::retryable(FailureReason::Internal, format!("a file operation was interrupted: {error}")))
     })
 }
 

@@ -35,23 +35,23 @@ pub(super) struct Mark {
 
 /// A file system as it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct DiskRoom {
     /// Bytes that an ordinary user may still take.
     pub(super) free: u64,
     /// Bytes that an ordinary user could take if it were empty.
     pub(super) capacity: u64,
 }
 
-impl Room {
+impl DiskRoom {
     /// Of the file system of a directory.
-    pub(super) fn of_path(path: &Path) -> io::Result<Room> {
-        Ok(Room::of(&rustix::fs::statvfs(path)?))
+    pub(super) fn of_path(path: &Path) -> io::Result<DiskRoom> {
+        Ok(DiskRoom::of(&rustix::fs::statvfs(path)?))
     }
 
-    fn of(stat: &StatVfs) -> Room {
+    fn of(stat: &StatVfs) -> DiskRoom {
         let of_root = stat.f_bfree.saturating_sub(stat.f_bavail);
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Room { free: bytes(stat.f_bavail), capacity: bytes(stat.f_blocks.saturating_sub(of_root)) }
+        DiskRoom { free: bytes(stat.f_bavail), capacity: bytes(stat.f_blocks.saturating_sub(of_root)) }
     }
 }
 
@@ -231,8 +231,8 @@ impl Folder {
     }
 
     /// Looks at the free space of its file system.
-    pub(super) fn room(&self) -> io::Result<Room> {
-        Ok(Room::of(&rustix::fs::fstatvfs(&self.dir)?))
+    pub(super) fn room(&self) -> io::Result<DiskRoom> {
+        Ok(DiskRoom::of(&rustix::fs::fstatvfs(&self.dir)?))
     }
 }
 

@@ -18,6 +18,7 @@ pub mod commit;
 pub mod content;
 pub mod digest;
 pub mod disk;
+pub mod doubts;
 mod error;
 pub mod folder;
 pub mod names;

@@ -229,6 +229,11 @@ impl Part {
         self.place.root.may_wait(&self.place.folder, &part_name(&self.place.key))
     }
 
+    /// Whether its file has another name, by which somebody else may have it.
+    pub fn is_linked(&self) -> bool {
+        self.place.disk.metadata().is_ok_and(|metadata| metadata.nlink() > 1)
+    }
+
     /// Removes the part, its checkpoint, and the directories made by haul that this leaves empty.
     pub async fn discard(self) -> Result<(), Failure> {
         let place = self.place;

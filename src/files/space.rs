@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::files::folder::{Folder, Room};
+use crate::files::folder::{DiskRoom, Folder};
 
 /// The reserve where none is set: this, or a twentieth of the file system if that is less.
 const RESERVE_DEFAULT_BYTES: u64 = 1 << 30;
@@ -30,7 +30,7 @@ struct Device {
     /// Set aside by running downloads.
     set_aside: u64,
     /// What is left of the last look, and when it was.
-    seen: Option<(Room, Instant)>,
+    seen: Option<(DiskRoom, Instant)>,
 }
 
 /// The file system does not have enough free space.
@@ -97,7 +97,7 @@ impl Space {
         Some(Reservation { space: Arc::clone(self), device, bytes: 0 })
     }
 
-    fn reserve_of(self: &Arc<Self>, device: u64, room: Room, bytes: u64) -> Result<Reservation, NoSpace> {
+    fn reserve_of(self: &Arc<Self>, device: u64, room: DiskRoom, bytes: u64) -> Result<Reservation, NoSpace> {
         let mut devices = self.lock();
         let entry = devices.entry(device).or_default();
         entry.seen = Some((room, Instant::now()));
@@ -115,7 +115,7 @@ impl Space {
         Ok(Reservation { space: Arc::clone(self), device, bytes })
     }
 
-    fn reserve_on(&self, room: Room) -> u64 {
+    fn reserve_on(&self, room: DiskRoom) -> u64 {
         reserve_on(self.reserve, room)
     }
 
@@ -125,7 +125,7 @@ impl Space {
 }
 
 /// What is kept free on a file system where `reserve` was set, or nothing.
-pub(super) fn reserve_on(reserve: Option<u64>, room: Room) -> u64 {
+pub(super) fn reserve_on(reserve: Option<u64>, room: DiskRoom) -> u64 {
     reserve.unwrap_or(RESERVE_DEFAULT_BYTES.min(room.capacity / RESERVE_DEFAULT_FRACTION))
 }
 
@@ -152,8 +152,8 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
-    fn room(free: u64) -> Room {
-        Room { free, capacity: 1000 }
+    fn room(free: u64) -> DiskRoom {
+        DiskRoom { free, capacity: 1000 }
     }
 
     #[tokio::test]
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn the_default_reserve_is_small_on_a_small_disk() {
         let space = Space::default();
-        assert_eq!(space.reserve_on(Room { free: 0, capacity: 64 << 20 }), (64 << 20) / 20);
-        assert_eq!(space.reserve_on(Room { free: 0, capacity: 1 << 40 }), 1 << 30);
+        assert_eq!(space.reserve_on(DiskRoom { free: 0, capacity: 64 << 20 }), (64 << 20) / 20);
+        assert_eq!(space.reserve_on(DiskRoom { free: 0, capacity: 1 << 40 }), 1 << 30);
     }
 }

@@ -86,16 +86,16 @@ impl fmt::Display for Listener {
 
 /// The places and the memory that listeners share.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct ConnectionRoom {
     places: Arc<Places>,
     inbound: Arc<Budget>,
     outbound: Arc<Budget>,
 }
 
-impl Room {
+impl ConnectionRoom {
     /// Makes the room that these settings allow.
-    pub fn new(settings: &ListenSettings) -> Room {
-        Room {
+    pub fn new(settings: &ListenSettings) -> ConnectionRoom {
+        ConnectionRoom {
             places: Places::new(settings.connections_max, settings.connections_per_address_max),
             inbound: Arc::new(Budget::new(settings.inbound_bytes_max)),
             outbound: Arc::new(Budget::new(settings.outbound_bytes_max)),
@@ -107,7 +107,7 @@ impl Room {
 pub async fn serve<S: Answers>(
     listener: Listener,
     service: S,
-    room: Room,
+    room: ConnectionRoom,
     settings: ListenSettings,
     closing: CancellationToken,
 ) {

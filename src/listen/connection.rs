@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -67,27 +68,46 @@ impl<S: Answers> Common<S> {
     }
 
     /// Serves a connection until it ends: TLS first, where there is any.
+    ///
+    /// What TLS needs is on the heap, so that connections without it, most of which are silent, do not reserve the room for it.
     pub(super) async fn serve(&self, stream: TcpStream, address: SocketAddr, place: Place) {
         let origin = Origin::Network(address);
         let Some(tls) = &self.tls else {
             return self.speak(stream, Ends { origin, tls: None }, place).await;
         };
+        if let Some((stream, ended)) = Box::pin(self.encrypt(tls, stream, address, &place)).await {
+            Box::pin(self.speak(stream, Ends { origin, tls: Some(ended) }, place)).await;
+        }
+    }
+
+    /// Shakes hands; `None` where that fails, or the connection has to end.
+    async fn encrypt(
+        &self,
+        tls: &Tls,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: &Place,
+    ) -> Option<(Box<TlsStream<TcpStream>>, Ended)> {
         let (loaded, later) = tls.begin();
         let handshake = TlsAcceptor::from(loaded.config.clone()).accept(stream);
         let accepted = tokio::select! {
             accepted = tokio::time::timeout(self.settings.handshake_time, handshake) => accepted,
-            () = place.displaced() => return,
-            () = self.closing.cancelled() => return,
+            () = place.displaced() => return None,
+            () = self.closing.cancelled() => return None,
         };
         match accepted {
             Ok(Ok(stream)) => {
                 let client = Certified::of(stream.get_ref().1, later);
-                let ends = Ends { origin, tls: Some(Ended { names: loaded.names.clone(), client }) };
-                // On the heap, so that connections without TLS do not reserve the room for it.
-                Box::pin(self.speak(stream, ends, place)).await;
+                Some((Box::new(stream), Ended { names: loaded.names.clone(), client }))
             }
-            Ok(Err(error)) => tracing::debug!(%address, "a TLS handshake failed: {error}"),
-            Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+            Ok(Err(error)) => {
+                tracing::debug!(%address, "a TLS handshake failed: {error}");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(%address, "a TLS handshake took too long");
+                None
+            }
         }
     }
 

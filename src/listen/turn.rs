@@ -18,8 +18,11 @@ use crate::listen::unread::Answering;
 /// The most that is kept.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// The room that is made at the second write of a turn.
-const FEW_BYTES: usize = 8 << 10;
+/// The room that is made first. The allocator has pieces of up to a KiB at hand, so that a connection which says little leaves no
+/// hole behind in the memory of those that come after it.
+const FEW_BYTES: usize = 1_000;
+/// The room that is made where that does not do.
+const MORE_BYTES: usize = 8 << 10;
 
 /// A stream whose writes are kept until the end of a turn of [`Turns::drive`]. Flushing it does nothing, since HTTP/2 flushes
 /// after each frame.
@@ -57,8 +60,6 @@ impl<T: AsyncWrite + Unpin> State<T> {
             }
             self.kept.advance(sent);
         }
-        // Connections are many, and most of them are silent.
-        self.kept = BytesMut::new();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -72,9 +73,9 @@ impl<T: AsyncWrite + Unpin> State<T> {
             // There is enough of it as it is.
             return Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
         }
-        if !self.kept.is_empty() {
-            // Many turns write once; who writes twice writes more.
-            self.kept.reserve(FEW_BYTES);
+        if self.kept.capacity() - self.kept.len() < all {
+            let room = if self.kept.is_empty() { FEW_BYTES } else { MORE_BYTES };
+            self.kept.reserve(room.max(all.min(KEPT_BYTES - self.kept.len())));
         }
         let before = self.kept.len();
         for piece in pieces {
@@ -98,6 +99,10 @@ impl<T: AsyncWrite + Unpin> Turns<T> {
             let mut state = lock(&self.0);
             let before = state.kept.len();
             let sent = state.poll_sent(cx);
+            if sent.is_ready() {
+                // Connections are many, and most of them are silent.
+                state.kept = BytesMut::new();
+            }
             // The writer knows nothing of what is kept here, and would wait for nobody.
             if sent.is_pending() != unsent.waits() || state.kept.len() < before && sent.is_pending() {
                 unsent.set_waits(sent.is_pending());
@@ -206,6 +211,38 @@ mod tests {
         let mut all = Vec::new();
         far.read_to_end(&mut all).await.unwrap();
         assert!(all[..3_000].is_sorted() && all.ends_with(b"end"));
+    }
+
+    #[test]
+    fn what_is_little_takes_little_room() {
+        let (near, _far) = tokio::io::duplex(1_000);
+        let (_stream, turns) = kept(near);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for (bytes, room) in [(50, 1 << 10), (50, 1 << 10), (5_000, 16 << 10)] {
+            let piece = vec![1; bytes];
+            let kept = lock(&turns.0).poll_keep(&mut cx, &[IoSlice::new(&piece)]);
+            assert!(matches!(kept, Poll::Ready(Ok(count)) if count == bytes));
+            assert!(lock(&turns.0).kept.capacity() <= room);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_turn_keeps_its_room_until_it_ends() {
+        let (near, _far) = tokio::io::duplex(1 << 20);
+        let unsent = Unread::new().silent();
+        let (mut stream, turns) = kept(near);
+        let state = turns.0.clone();
+        let mut writer = Box::pin(async move {
+            for _ in 0..80 {
+                stream.write_all(&[7; 1_000]).await?;
+            }
+            // The first of it has been sent.
+            assert!((1..KEPT_BYTES).contains(&lock(&state).kept.len()));
+            assert!(lock(&state).kept.capacity() > KEPT_BYTES / 2);
+            std::future::pending::<io::Result<()>>().await
+        });
+        assert!(turns.drive(writer.as_mut(), &unsent).now_or_never().is_none());
+        assert_eq!(lock(&turns.0).kept.capacity(), 0, "who is silent keeps nothing");
     }
 
     #[tokio::test]

@@ -354,9 +354,9 @@ pub enum AccessError {
     /// There are too many.
     #[error("there are {ENTRIES_MAX} {0} already, the most that the server keeps; delete some")]
     TooMany(&'static str),
-    /// There are too many of one tenant, or of one principal.
+    /// There are too many of one tenant, or of one principal: why, and the path of what there is too much of.
     #[error("{0}")]
-    TooManyOf(&'static str, &'static str),
+    TooManyOf(&'static str, String),
     /// There is no such credential.
     #[error("there is no credential `{0}`")]
     NoCredential(String),

@@ -14,8 +14,8 @@ use crate::model::spec::{HeaderSpec, HttpOptions, JobSpec, TaskOptions, TaskSpec
 const MARK: &str = "$s";
 /// Bytes of the length of a secret.
 const LENGTH_BYTES: usize = 4;
-/// Room for the secrets of most tasks, whose bag then does not grow.
-const BAG_BYTES: usize = 512;
+/// Room for the secrets of most tasks, whose bag then does not grow. All of it is wiped in the end.
+const BAG_BYTES: usize = 128;
 
 /// A bag that does not fit what it is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +49,7 @@ pub fn pack<T: Bagged>(whole: &T) -> Option<(T, Zeroizing<Vec<u8>>)> {
     }
     let (mut left, mut bag, mut count) = (whole.clone(), Zeroizing::new(Vec::with_capacity(BAG_BYTES)), 0_u32);
     left.slots(&mut |slot| {
-        let mark = format!("{MARK}{count}");
+        let mark = mark(count);
         match slot {
             Slot::Secret(secret) => {
                 add(&mut bag, secret.expose().as_bytes());
@@ -151,6 +151,18 @@ pub fn http_is_erased(http: &HttpOptions, is_gone: bool) -> bool {
 fn url_is_erased(url: &str) -> bool {
     // Few have the word, and only those are parsed.
     url.contains(REDACTED) && (url == REDACTED || Url::parse(url).is_ok_and(|url| is_redacted(&url)))
+}
+
+/// What stands in the place of a secret.
+fn mark(number: u32) -> String {
+    let mut mark = String::with_capacity(MARK.len() + 2);
+    mark.push_str(MARK);
+    // Few have more than ten secrets.
+    match char::from_digit(number, 10) {
+        Some(digit) => mark.push(digit),
+        None => mark.push_str(&number.to_string()),
+    }
+    mark
 }
 
 fn add(bag: &mut Zeroizing<Vec<u8>>, secret: &[u8]) {

@@ -438,7 +438,7 @@ impl Book {
         }
         let may_breed = by.is_operator() || by.may(Role::Admin, principal.home().unwrap_or(DEFAULT_TENANT));
         if !by.token_id.is_empty() && !may_breed {
-            let why = "who came by a token makes no tokens, unless it is admin or operator; ask one of these";
+            let why = "only an admin or an operator can make tokens with a token; ask one of them";
             return Err(AccessError::Escalation(why.to_owned()));
         }
         let request = (principal.no, &new.title, &new.grants, new.lifetime, new.never_expires);
@@ -541,7 +541,7 @@ fn check_default(principal: &Principal) -> Result<(), AccessError> {
 fn check_gift(by: &Actor, grants: &[Grant]) -> Result<(), AccessError> {
     match grants.iter().find(|grant| !may_give(&by.grants, grant)) {
         Some(grant) => Err(AccessError::Escalation(format!(
-            "`{}` may not give `{grant}`: an admin gives the roles of its tenant, an operator all",
+            "`{}` cannot grant `{grant}`: an admin can grant the roles of its tenant, an operator every role",
             by.name
         ))),
         None => Ok(()),

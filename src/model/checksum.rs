@@ -85,7 +85,7 @@ pub enum BadChecksum {
     #[error("a checksum reads `algorithm:hex`, as in `sha256:9f86…`")]
     Form,
     /// An algorithm that haul does not have.
-    #[error("`{0}` is none of sha256, sha512, sha1, md5, blake3, crc32c")]
+    #[error("`{0}` is not a known algorithm; use one of sha256, sha512, sha1, md5, blake3, crc32c")]
     Algorithm(String),
     /// Not hexadecimal, or of the wrong length.
     #[error("a {0} digest has {1} hexadecimal digits")]

@@ -37,6 +37,19 @@ pub struct FailureCount {
     pub message: String,
 }
 
+/// Some tasks that failed for the same reason, with the same status, at the same host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alike {
+    /// The class; `None` where it is not known.
+    pub reason: Option<FailureReason>,
+    /// The status, where a response was the reason; else 0.
+    pub http_status: u16,
+    /// The host of the URL that failed, as `name:port`.
+    pub host: String,
+    /// Which tasks.
+    pub tasks: Vec<TaskIndex>,
+}
+
 /// The tasks of a job that are FAILED, counted by kind. Cheap to clone, since a job is cloned with each commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -53,7 +66,7 @@ impl Default for Failures {
 impl Failures {
     /// Counts a task that failed.
     pub fn note(&mut self, task: TaskIndex, error: &TaskError, host: &str) {
-        let place = self.place(error, host).unwrap_or_else(|| self.new_kind(error, host));
+        let place = self.place(error.reason, error.http_status, host).unwrap_or_else(|| self.new_kind(error, host));
         let kind = &mut Arc::make_mut(&mut self.0)[place];
         kind.count += 1;
         let at = kind.samples.partition_point(|sample| *sample < task);
@@ -61,21 +74,33 @@ impl Failures {
         kind.samples.truncate(SAMPLES_MAX);
     }
 
-    /// Takes back what [`Failures::note`] counted, because the task runs again. Of the kind's other tasks at most those
+    /// Takes back what [`Failures::note`] counted of some tasks, because they run again. Of the kind's other tasks at most those
     /// stay named that were.
-    pub fn forget(&mut self, task: TaskIndex, error: &TaskError, host: &str) {
-        let own = self.place(error, host).filter(|place| self.0[*place].count > 0);
-        let Some(place) = own.or_else(|| self.0.iter().position(|it| it.reason.is_none())) else { return };
-        let kinds = Arc::make_mut(&mut self.0);
-        kinds[place].count = kinds[place].count.saturating_sub(1);
-        kinds[place].samples.retain(|sample| *sample != task);
-        kinds.retain(|kind| kind.count > 0);
+    pub fn forget(&mut self, alike: &Alike) {
+        let Alike { reason, http_status, host, tasks } = alike;
+        let mut left = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        let own = reason.and_then(|reason| self.place(reason, *http_status, host));
+        // Some may have been counted with the rest, before there was a place for their kind.
+        for place in own.into_iter().chain(self.0.iter().position(|it| it.reason.is_none())) {
+            let kind = &mut Arc::make_mut(&mut self.0)[place];
+            let taken = left.min(kind.count);
+            kind.count -= taken;
+            left -= taken;
+            kind.samples.retain(|sample| !tasks.contains(sample));
+        }
+        if self.0.iter().any(|kind| kind.count == 0) {
+            Arc::make_mut(&mut self.0).retain(|kind| kind.count > 0);
+        }
     }
 
-    fn place(&self, error: &TaskError, host: &str) -> Option<usize> {
-        self.0
-            .iter()
-            .position(|it| it.reason == Some(error.reason) && it.http_status == error.http_status && it.host == host)
+    /// Returns how many tasks failed.
+    pub fn total(&self) -> u32 {
+        self.0.iter().fold(0, |sum, kind| sum.saturating_add(kind.count))
+    }
+
+    fn place(&self, reason: FailureReason, http_status: u16, host: &str) -> Option<usize> {
+        let is_it = |it: &FailureCount| it.reason == Some(reason) && it.http_status == http_status && it.host == host;
+        self.0.iter().position(is_it)
     }
 
     /// Returns the place of a kind that was not seen yet: its own, or that of the rest.
@@ -125,6 +150,10 @@ mod tests {
         .into_error(1)
     }
 
+    fn alike(http_status: u16, host: &str, tasks: &[TaskIndex]) -> Alike {
+        Alike { reason: Some(FailureReason::HttpStatus), http_status, host: host.to_owned(), tasks: tasks.to_vec() }
+    }
+
     #[test]
     fn tasks_are_counted_by_kind_with_the_first_of_each() {
         let mut failures = Failures::default();
@@ -137,10 +166,8 @@ mod tests {
         let seen: Vec<_> = failures.by_size().iter().map(|it| (it.http_status, it.host.as_str(), it.count)).collect();
         assert_eq!(seen, [(404, "a:80", 7), (500, "a:80", 2), (404, "b:80", 1)]);
         assert_eq!(failures.by_size()[0].samples, [1, 2, 3, 6, 7]);
-        for task in [1, 2, 3] {
-            failures.forget(task, &error(404), "a:80");
-        }
-        failures.forget(4, &error(404), "b:80");
+        failures.forget(&alike(404, "a:80", &[1, 2, 3]));
+        failures.forget(&alike(404, "b:80", &[4]));
         let seen: Vec<_> = failures.by_size().iter().map(|it| (it.http_status, it.host.as_str(), it.count)).collect();
         assert_eq!(seen, [(404, "a:80", 4), (500, "a:80", 2)]);
         assert_eq!(failures.by_size()[0].samples, [6, 7]);
@@ -157,9 +184,29 @@ mod tests {
         assert_eq!(kinds.iter().map(|kind| kind.count).sum::<u32>(), 200);
         let rest = kinds.last().unwrap();
         assert_eq!((rest.reason, rest.count, rest.samples.as_slice()), (None, 100, &[50, 51, 52, 53, 54][..]));
-        for task in 0..200 {
-            failures.forget(task, &error(500), &format!("host-{}:80", task % 100));
+        for host in 0..100 {
+            failures.forget(&alike(500, &format!("host-{host}:80"), &[host]));
+            assert_eq!(failures.total(), 199 - host);
+        }
+        for host in 0..100 {
+            failures.forget(&alike(500, &format!("host-{host}:80"), &[host + 100]));
         }
         assert!(failures.is_empty(), "{failures:?}");
+    }
+
+    #[test]
+    fn a_kind_of_which_some_are_with_the_rest_is_forgotten_as_a_whole() {
+        let mut failures = Failures::default();
+        for task in 0..52 {
+            failures.note(task, &error(500), &format!("host-{task}:80"));
+        }
+        for gone in 0..2 {
+            failures.forget(&alike(500, &format!("host-{gone}:80"), &[gone]));
+        }
+        failures.note(60, &error(500), "host-51:80");
+        assert_eq!(failures.total(), 51);
+        failures.forget(&alike(500, "host-51:80", &[51, 60]));
+        assert_eq!(failures.total(), 49);
+        assert!(failures.by_size().iter().all(|kind| !kind.samples.contains(&51)), "{failures:?}");
     }
 }

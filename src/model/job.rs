@@ -1,6 +1,7 @@
 //! The machine of a job.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::access::PrincipalNo;
 use crate::model::counts::Counts;
 use crate::model::failure::{Failure, FailureReason, TaskError, is_default};
-use crate::model::failures::Failures;
+use crate::model::failures::{Alike, Failures};
 use crate::model::group::{self, Verdict};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::progress::{Held, Progress};
@@ -46,6 +47,21 @@ impl JobState {
     /// From its number in the contract and the store.
     pub fn from_number(number: i64) -> Option<JobState> {
         Self::ALL.into_iter().find(|state| *state as i64 == number)
+    }
+}
+
+/// Its name in the contract, without the prefix.
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::Paused => "PAUSED",
+            Self::Cancelling => "CANCELLING",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+        })
     }
 }
 
@@ -173,8 +189,6 @@ pub struct Kept {
     pub successes: u32,
     /// The first failure among those that stay.
     pub failure: Option<TaskError>,
-    /// The failures that stay, by kind.
-    pub kinds: Failures,
 }
 
 /// What can happen to a job, beside the moves of its tasks, which are in its counts.
@@ -218,24 +232,12 @@ impl JobEvent {
 
 /// An event that does not fit the state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a job that is {} cannot be {event}", state_name(*state))]
+#[error("a job that is {state} cannot be {event}")]
 pub struct WrongState {
     /// Where it is.
     pub state: JobState,
     /// What was to happen.
     pub event: &'static str,
-}
-
-fn state_name(state: JobState) -> &'static str {
-    match state {
-        JobState::Pending => "PENDING",
-        JobState::Running => "RUNNING",
-        JobState::Paused => "PAUSED",
-        JobState::Cancelling => "CANCELLING",
-        JobState::Succeeded => "SUCCEEDED",
-        JobState::Failed => "FAILED",
-        JobState::Cancelled => "CANCELLED",
-    }
 }
 
 /// What an event made of a job.
@@ -298,9 +300,13 @@ impl Job {
         self.sequence += u64::from(count);
     }
 
-    /// Takes in a piece of a retry: so many failed and cancelled tasks are PENDING again, and `next` is where to go on.
-    pub fn put_back(&mut self, failed: u32, cancelled: u32, next: Option<TaskIndex>) {
-        self.counts.shift(TaskState::Failed, TaskState::Pending, failed);
+    /// Takes in a piece of a retry: these failed tasks and so many cancelled ones are PENDING again, and `next` is where to go
+    /// on.
+    pub fn put_back(&mut self, failed: &[Alike], cancelled: u32, next: Option<TaskIndex>) {
+        for alike in failed {
+            self.counts.shift(TaskState::Failed, TaskState::Pending, alike.tasks.len() as u32);
+            self.failures.forget(alike);
+        }
         self.counts.shift(TaskState::Cancelled, TaskState::Pending, cancelled);
         self.retrying = next;
         self.retry_filter.take_if(|_| next.is_none());
@@ -443,7 +449,6 @@ impl Job {
         self.start_time = None;
         self.end_time = None;
         self.failure = kept.failure.map(Box::new);
-        self.failures = kept.kinds;
         self.settled_failures = kept.failures;
         self.settled_successes = kept.successes;
         self.stop = None;

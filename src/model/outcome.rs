@@ -18,7 +18,7 @@ pub enum AttemptEnd {
     /// There is not enough room for what comes. The task is requeued and waits for it.
     NoSpace {
         /// Where there is too little.
-        of: Room,
+        of: ShortOf,
         /// The directory, relative to the download root, on whose file system it is needed.
         folder: String,
         /// Bytes that are needed.
@@ -30,7 +30,7 @@ pub enum AttemptEnd {
 
 /// What has too little room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Room {
+pub enum ShortOf {
     /// The file system.
     Disk,
     /// The tenant, by its `stored_bytes`.

@@ -25,6 +25,13 @@ pub struct RetryPolicy {
     pub may_repeat: bool,
 }
 
+impl RetryPolicy {
+    /// Whether no attempt follows attempt number `attempt` (from 1, counted ones only).
+    pub fn is_last(&self, attempt: u32) -> bool {
+        attempt >= self.max_attempts
+    }
+}
+
 /// Whether sending a request of this method twice is meant to have the effect of sending it once (RFC 9110, section
 /// 9.2.2).
 pub fn is_idempotent(method: &str) -> bool {
@@ -61,7 +68,7 @@ pub enum Decision {
 pub fn decide(policy: &RetryPolicy, attempt: u32, failure: &Failure, now: Timestamp, chance: f64) -> Decision {
     let asked_for = policy.retry_statuses.contains(&failure.http_status) && failure.http_status != 0;
     let may_repeat = policy.may_repeat || failure.is_unsent;
-    if attempt >= policy.max_attempts || !may_repeat || !(failure.retryable || asked_for) {
+    if policy.is_last(attempt) || !may_repeat || !(failure.retryable || asked_for) {
         return Decision::GiveUp;
     }
     let wait = backoff(policy, attempt, chance).max(failure.retry_after.unwrap_or_default());

@@ -1,5 +1,7 @@
 //! The machine of a task. A task starts PENDING without a trace of its own; what is here exists from its first start on.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::failure::{Failure, FailureReason, TaskError};
@@ -35,6 +37,20 @@ impl TaskState {
     /// From its number in the contract and the store.
     pub fn from_number(number: i64) -> Option<TaskState> {
         Self::ALL.into_iter().find(|state| *state as i64 == number)
+    }
+}
+
+/// Its name in the contract, without the prefix.
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "PENDING",
+            Self::Running => "RUNNING",
+            Self::BackingOff => "BACKING_OFF",
+            Self::Succeeded => "SUCCEEDED",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+        })
     }
 }
 
@@ -115,7 +131,7 @@ impl TaskEvent {
 
 /// An event that does not fit the state: somebody else moved first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a task that is {state:?} cannot be {event}")]
+#[error("a task that is {state} cannot be {event}")]
 pub struct WrongState {
     /// Where it is.
     pub state: TaskState,

@@ -88,7 +88,7 @@ impl TryFrom<String> for TraceParent {
     type Error = String;
 
     fn try_from(text: String) -> Result<TraceParent, String> {
-        TraceParent::parse(&text).ok_or_else(|| format!("`{}` is no traceparent", text.escape_debug()))
+        TraceParent::parse(&text).ok_or_else(|| format!("`{}` is not a traceparent", text.escape_debug()))
     }
 }
 

@@ -185,7 +185,7 @@ pub(super) fn stream_body(host: &str, error: &h2::Error, due: Option<(u64, u64)>
             return Failure::retryable(FailureReason::Truncated, message);
         }
         Some((_, length)) => {
-            let message = format!("the body from `{host}` goes on behind the {length} bytes of its `Content-Length`");
+            let message = format!("the body from `{host}` is longer than the {length} bytes of its `Content-Length`");
             return Failure::retryable(FailureReason::Protocol, message);
         }
         None => {}

@@ -157,7 +157,7 @@ impl AsyncRead for Members {
                         continue;
                     }
                     if *is_last && !is_end {
-                        let error = "there is something behind its end";
+                        let error = "there are bytes after its end";
                         return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
                     }
                     let State::Between { source, .. } = std::mem::replace(&mut self.state, State::Ended) else {

@@ -44,7 +44,7 @@ fn ask_system(name: &str) -> io::Result<Vec<IpAddr>> {
 
 /// A resolver with its memory.
 pub(super) struct Resolver {
-    /// `None`: the system has no threads to give.
+    /// `None`: the system cannot start another thread.
     threads: Option<Runtime>,
     ask: fn(&str) -> io::Result<Vec<IpAddr>>,
     names: Arc<Names>,
@@ -129,7 +129,7 @@ impl Resolver {
     fn look_up(&self, name: &str, has_begun: Arc<AtomicBool>) -> LookUp {
         let (ask, owned, names) = (self.ask, name.to_owned(), Arc::clone(&self.names));
         let Some(threads) = &self.threads else {
-            return std::future::ready(Err(Arc::from("the system has no threads to give"))).boxed().shared();
+            return std::future::ready(Err(Arc::from("the system cannot start another thread"))).boxed().shared();
         };
         let thread = AbortOnDropHandle::new(threads.handle().spawn_blocking(move || {
             has_begun.store(true, Ordering::Relaxed);

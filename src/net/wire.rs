@@ -69,11 +69,11 @@ impl Mover {
 pub(super) struct Looker(Arc<AtomicBool>);
 
 impl Looker {
-    /// While `read` reads from the wire, a read that finds nothing asks the system, and fails if there is anything: what came
-    /// is known to a runtime only once it has looked at all its sockets.
+    /// While `read` reads from the wire, the system is asked first, and the read fails if it has anything: what came is known
+    /// to a runtime only once it has looked at all its sockets.
     ///
-    /// Over TLS, what is there may be a message of TLS that nobody need fear. It is no answer, but nobody can tell before it
-    /// was read.
+    /// Over TLS, what is there may be a message of TLS that nobody need fear. Whether it is an answer could be told only once it
+    /// was read, and it need not have come whole. What was opened before is plaintext, which the read itself finds.
     pub(super) fn look_while(&self, read: impl FnOnce()) {
         self.0.store(true, Ordering::Relaxed);
         read();
@@ -188,6 +188,9 @@ impl AsyncRead for Wire {
             buf.advance(count);
             return Poll::Ready(Ok(()));
         }
+        if self.look_asked.load(Ordering::Relaxed) && self.has_unread() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "nobody has asked for this")));
+        }
         loop {
             let before = buf.filled().len();
             let held = self.held.len();
@@ -205,9 +208,6 @@ impl AsyncRead for Wire {
             };
             if !matches!(poll, Poll::Ready(Ok(()))) {
                 buf.set_filled(before);
-                if poll.is_pending() && self.look_asked.load(Ordering::Relaxed) && self.has_unread() {
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "nobody has asked for this")));
-                }
                 return poll;
             }
             let came = buf.filled().len() - before - held;

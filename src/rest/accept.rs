@@ -29,7 +29,7 @@ pub(crate) fn takes(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Refusal> 
     if !is_said && !headers.contains_key(ACCEPT) {
         return Ok(());
     }
-    let message = format!("the answer is {}, which `Accept` leaves out", kinds.join(" or "));
+    let message = format!("the answer is {}, which `Accept` does not allow", kinds.join(" or "));
     Err(Refusal::new(StatusCode::NOT_ACCEPTABLE, Code::InvalidArgument, "NOT_ACCEPTABLE", &message))
 }
 

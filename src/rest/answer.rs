@@ -45,7 +45,7 @@ impl Refusal {
 
     /// Says which methods a path has.
     pub(crate) fn no_method(method: &str, path: &str, allow: String) -> Refusal {
-        let message = format!("`{}` does not take {}, but {allow}", shown(path), shown(method));
+        let message = format!("`{}` does not allow {}; use {allow}", shown(path), shown(method));
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "METHOD_NOT_ALLOWED", &message);
         refusal.with_header(ALLOW, allow)
     }

@@ -71,7 +71,7 @@ pub(crate) fn message(
     }
     let own = message.get_field_by_name("request_id").and_then(|it| it.as_str().map(str::to_owned));
     if own.is_some_and(|own| !own.is_empty() && idempotency_key(headers).is_some_and(|key| key != own)) {
-        v.add("request_id", "is another one than that of `Idempotency-Key`; leave one out");
+        v.add("request_id", "differs from `Idempotency-Key`; leave one out");
     }
     from_headers(&mut document, &input, headers, &mut v);
     v.or(())?;
@@ -186,12 +186,12 @@ fn scalar(field: &FieldDescriptor, text: Option<String>, name: &str, v: &mut Vio
             "" if stands_alone => Value::Bool(true),
             "false" => Value::Bool(false),
             _ => {
-                v.add(shown(name), format!("is `{}`; it is true or false", shown(&text)));
+                v.add(shown(name), format!("is `{}`; it must be true or false", shown(&text)));
                 Value::Null
             }
         },
         Kind::Message(inside) if !is_one_text(&inside) => {
-            v.add(shown(name), format!("has parts; write {name}.PART=VALUE"));
+            v.add(shown(name), format!("is a message; write {name}.PART=VALUE"));
             Value::Null
         }
         Kind::Message(inside) if inside.full_name() == "google.protobuf.FieldMask" => Value::from(camel(&text)),
@@ -239,7 +239,7 @@ fn from_headers(document: &mut Map<String, Value>, input: &MessageDescriptor, he
     if let (Some(_), Some(key)) = (input.get_field_by_name("request_id"), idempotency_key(headers)) {
         let before = document.insert("request_id".to_owned(), Value::from(key.as_str()));
         if before.is_some_and(|before| before.as_str() != Some(&key)) {
-            v.add("request_id", "is another one than that of `Idempotency-Key`; leave one out");
+            v.add("request_id", "differs from `Idempotency-Key`; leave one out");
         }
     }
     if let (Some(_), Some(id)) = (input.get_field_by_name("after_sequence"), text(LAST_EVENT_ID)) {

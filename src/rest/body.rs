@@ -70,7 +70,7 @@ pub(crate) async fn read(
         match next {
             None => return Ok(Sent { bytes: whole.freeze(), _room: hold }),
             Some(Err(error)) => {
-                let message = format!("the body ended before it was whole: {}", shown(error.message()));
+                let message = format!("the body is incomplete: {}", shown(error.message()));
                 return Err(Refusal::new(StatusCode::BAD_REQUEST, Code::Cancelled, "CANCELLED", &message));
             }
             Some(Ok(frame)) => {

@@ -265,7 +265,7 @@ impl List {
             None => self.end().await?,
             Some(Err(error)) => {
                 // For the gRPC library CANCELLED would be the end of a list that is whole.
-                let why = format!("the list ended before it was whole: {}", shown(error.message()));
+                let why = format!("the list is incomplete: {}", shown(error.message()));
                 return Err(wrong(&Wrong { line: self.lines.line() + 1, why }));
             }
             Some(Ok(frame)) => {

@@ -133,7 +133,7 @@ impl Rest {
     ) -> Result<Response<Body>, Refusal> {
         for field in ["offset", "length"] {
             if message.has_field_by_name(field) {
-                return Err(Violations::one(field, "is no parameter here; use the header `Range`").into());
+                return Err(Violations::one(field, "is not a parameter here; use the header `Range`").into());
             }
         }
         let wish = pb::ReadContentRequest::decode(message.encode_to_vec().as_slice());

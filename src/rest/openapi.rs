@@ -109,7 +109,7 @@ impl Writer {
                 "application/metalink4+xml": list,
             }},
             "responses": {
-                "200": {"description": "A line for each chunk; a last line of the form of Error ends a list that broke.",
+                "200": {"description": "One line for each chunk. A list that fails ends with a line that is an Error.",
                     "content": {"application/x-ndjson": {"schema": answer}}},
                 "default": {"description": "The error.",
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}},
@@ -144,7 +144,7 @@ impl Writer {
                     the form of Error ends a stream that broke.",
                 "content": {"application/x-ndjson": schema, "text/event-stream": events},
             },
-            "204": {"description": "Nothing is left for a stream of events that goes on."},
+            "204": {"description": "Nothing is left to send on a stream of events that reconnects."},
             "default": error,
         })
     }

@@ -19,7 +19,7 @@ pub enum ServeError {
     #[error(transparent)]
     Start(#[from] engine::StartError),
     /// The store failed while the server ran.
-    #[error("{0}; the server ends, so that a restart can read what is really there")]
+    #[error("{0}; the server exits, so that a restart reads from the database what is true")]
     Store(#[from] StoreError),
     /// That tokens are needed could not be stored.
     #[error(transparent)]

@@ -10,7 +10,7 @@ use tonic::service::Routes;
 
 use crate::config::network::Place;
 use crate::listen::ListenSettings;
-use crate::listen::accept::{self, Listener, Room};
+use crate::listen::accept::{self, ConnectionRoom, Listener};
 use crate::listen::socket::Socket;
 use crate::listen::tls::Tls;
 use crate::server::services::{self, Layers};
@@ -67,15 +67,15 @@ impl Listeners {
         let mut calls = JoinSet::new();
         let layered = services::layered(routes, layers, self.metrics.is_none());
         // That socket has room of its own: whatever others hold, the server's own user comes in.
-        let own = socket(data_dir).map(|socket| (Listener::Socket(socket), Room::new(bounds)));
-        let room = Room::new(bounds);
+        let own = socket(data_dir).map(|socket| (Listener::Socket(socket), ConnectionRoom::new(bounds)));
+        let room = ConnectionRoom::new(bounds);
         for (listener, room) in self.main.into_iter().map(|listener| (listener, room.clone())).chain(own) {
             calls.spawn(accept::serve(listener, layered.clone(), room, bounds.clone(), closing.clone()));
         }
         if let Some(listener) = self.metrics {
             let alone = services::metrics_alone(layers, listener.is_near());
             // Nor do they keep out who looks whether the server is well.
-            let room = Room::new(bounds);
+            let room = ConnectionRoom::new(bounds);
             calls.spawn(accept::serve(listener, alone, room, bounds.clone(), closing.clone()));
         }
         calls

@@ -91,6 +91,10 @@ pub fn task_options(options: pb::TaskOptions) -> Result<TaskOptions, Status> {
     violations.or(checked)
 }
 
+/// What is said when a drain was not over in time.
+const CUT_SHORT: &str = "the drain took longer than `--shutdown-grace`; the attempts that still ran were stopped and are made again \
+                         after a restart";
+
 /// Serves until `stop` is done, a client calls `Drain`, or the engine fails. Reads the certificates anew when `reload`
 /// changes. Calls `ready` with where it listens, in the order of the settings, once calls are accepted.
 pub async fn serve(
@@ -112,7 +116,7 @@ pub async fn serve(
     let healths = HealthStatuses::new();
     let readiness = watch::Sender::new(Readiness::Ready);
     health::report(&healths, &readiness, Readiness::Ready);
-    let (room, sizes) = sizes::Room::look_at(&settings.engine).await;
+    let (looked_at, sizes) = sizes::Directories::look_at(&settings.engine).await;
     let facts = facts(&settings, tls.as_ref(), sizes.subscribe());
     let access = judge(&settings, &engine, &closing);
     let routes =
@@ -127,7 +131,7 @@ pub async fn serve(
     prepare_access(&settings, &engine).await?;
     let mut calls = listeners.serve(&settings.engine.data_dir, routes, &layers, &settings.bounds, &closing);
     let mut following = keep_on(&settings, &access, &engine, (store, last_row), figures, &closing);
-    following.spawn(room.keep(sizes, closing.clone()));
+    following.spawn(looked_at.keep(sizes, closing.clone()));
     let telling = SpanExport::start(sender);
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
@@ -142,7 +146,7 @@ pub async fn serve(
         ended = work.join_next() => ended,
         ended = calls.join_next() => {
             // Without its port the server is of no use: it drains what runs.
-            tracing::error!("calls are not taken any more: {ended:?}");
+            tracing::error!(error = ended.and_then(Result::err).map(tracing::field::display), "calls are not taken any more");
             None
         }
     };
@@ -165,7 +169,7 @@ pub async fn serve(
         telling.end().await;
     };
     if tokio::time::timeout(settings.shutdown_grace, drain).await.is_err() {
-        tracing::warn!("the drain took longer than its grace; what was left is cut and runs again after a restart");
+        tracing::warn!("{CUT_SHORT}");
     }
     match ended {
         Some(Ok(result)) => result,

@@ -15,22 +15,22 @@ const INTERVAL: Duration = Duration::from_secs(30);
 
 /// Where the server keeps things.
 #[derive(Clone, Debug)]
-pub(super) struct Room {
+pub(super) struct Directories {
     data: PathBuf,
     downloads: PathBuf,
 }
 
-impl Room {
+impl Directories {
     /// Looks for the first time.
-    pub(super) async fn look_at(settings: &EngineSettings) -> (Room, watch::Sender<Sizes>) {
-        let room = Room { data: settings.data_dir.clone(), downloads: settings.download_dir.clone() };
-        let sizes = watch::Sender::new(room.look().await);
-        (room, sizes)
+    pub(super) async fn look_at(settings: &EngineSettings) -> (Directories, watch::Sender<Sizes>) {
+        let directories = Directories { data: settings.data_dir.clone(), downloads: settings.download_dir.clone() };
+        let sizes = watch::Sender::new(directories.look().await);
+        (directories, sizes)
     }
 
     /// Looks at it now. What cannot be seen counts as 0.
     async fn look(&self) -> Sizes {
-        let Room { data, downloads } = self.clone();
+        let Directories { data, downloads } = self.clone();
         let look = move || Sizes { disk_free: free(&data), download_free: free(&downloads), store: database(&data) };
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }

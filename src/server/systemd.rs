@@ -39,6 +39,6 @@ pub(super) async fn watch(engine: Engine, closing: CancellationToken) {
 /// Nobody listens where systemd did not start the server, and that is no error.
 fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!("systemd does not hear what it is told: {error}");
+        tracing::warn!("cannot notify systemd: {error}");
     }
 }

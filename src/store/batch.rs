@@ -6,6 +6,7 @@ use crate::model::access::AccessRow;
 use crate::model::audit::{AuditEntry, AuditRow, Of};
 use crate::model::event::EventHead;
 use crate::model::failure::TaskError;
+use crate::model::failures::Alike;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
@@ -425,16 +426,23 @@ impl Default for Added {
 }
 
 /// The answer to a [`Retry`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Retried {
-    /// How many FAILED tasks were put back.
-    pub failed: u32,
+    /// The FAILED tasks that were put back, by how they failed.
+    pub failed: Vec<Alike>,
     /// How many CANCELLED tasks were put back.
     pub cancelled: u32,
     /// The lowest index that was put back.
     pub first: Option<TaskIndex>,
     /// Where to go on; `None`: nothing is left to put back.
     pub next: Option<TaskIndex>,
+}
+
+impl Retried {
+    /// Returns how many FAILED tasks were put back.
+    pub fn failed_count(&self) -> u32 {
+        self.failed.iter().fold(0, |sum, alike| sum.saturating_add(alike.tasks.len() as u32))
+    }
 }
 
 /// The answer to a [`Sweep`].

@@ -178,7 +178,8 @@ impl StoredTask {
     }
 }
 
-fn host_of(url: &str) -> String {
+/// Returns the host of a URL. Empty for none.
+pub(crate) fn host_of(url: &str) -> String {
     let url = Url::parse(url).ok();
     url.and_then(|url| Host::of(&url)).map(|host| host.to_string()).unwrap_or_default()
 }

@@ -97,6 +97,15 @@ pub trait WriteStore: Send + 'static {
     fn between_commits(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
+    /// Whether what can wait is to stay out of the next commits: they all wait soon for what these write.
+    fn wants_rest(&self) -> bool {
+        false
+    }
+    /// Waits until [`WriteStore::between_commits`] can end that, whether there was a commit or not; for ever where nothing is to
+    /// end. A caller that stops waiting loses nothing.
+    fn rested(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
     /// Whether so little room is left that work is to end and to be removed, and nothing is to be added: small batches and
     /// removals go on for a while.
     fn is_short(&self) -> bool {

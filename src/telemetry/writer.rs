@@ -71,7 +71,7 @@ impl Queue {
         while let Some((batch, count)) = self.next_batch() {
             let lost = self.write(out, &batch, count);
             if lost > 0 {
-                tracing::warn!(lines = lost, "lines of the log were lost: stderr did not take them");
+                tracing::warn!(lines = lost, "lines of the log were lost: they could not be written to stderr");
             }
         }
     }

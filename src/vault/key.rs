@@ -4,7 +4,7 @@ use std::fmt;
 
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::vault::seal::{open, seal};
+use crate::vault::seal::{open_alone, seal_alone};
 
 /// The digits of a key.
 const DIGITS: usize = 64;
@@ -66,13 +66,13 @@ impl Key {
     /// Wraps another key, so that it can be kept where anybody may read. `name` has to be said again to unwrap it.
     pub fn wrap(&self, name: &str, key: &Key) -> Option<Vec<u8>> {
         let mut wrapped = Vec::new();
-        seal(&self.0, name.as_bytes(), &key.0, &mut wrapped).ok()?;
+        seal_alone(&self.0, name.as_bytes(), &key.0, &mut wrapped).ok()?;
         Some(wrapped)
     }
 
     /// Unwraps a key; `None` where another key wrapped it, or it is damaged.
     pub fn unwrap_key(&self, name: &str, wrapped: &[u8]) -> Option<Key> {
-        let plain = open(&self.0, name.as_bytes(), wrapped).ok()?;
+        let plain = open_alone(&self.0, name.as_bytes(), wrapped).ok()?;
         plain.as_slice().try_into().ok().map(Key)
     }
 }

@@ -17,10 +17,12 @@ use zeroize::Zeroizing;
 
 pub use crate::vault::error::VaultError;
 pub use crate::vault::key::{BadKey, Key};
-use crate::vault::seal::{MORE_BYTES, open, seal};
+use crate::vault::seal::{MORE_BYTES, Sealer, open_alone};
 
-/// The first byte of a bag: its layout.
-const LAYOUT: u8 = 1;
+/// The first byte of a bag: its layout, which says how its key is derived.
+const LAYOUT: u8 = 2;
+/// The layout of older bags, the whole of whose derivation was done for each.
+const OLDER_LAYOUT: u8 = 1;
 /// The layout and the number of the data key.
 const HEAD_BYTES: usize = 5;
 
@@ -36,12 +38,25 @@ pub struct Vault {
 struct Keys {
     /// The number of the key that seals.
     current: KeyNumber,
-    all: Vec<(KeyNumber, Key)>,
+    all: Vec<DataKey>,
+}
+
+struct DataKey {
+    number: KeyNumber,
+    key: Key,
+    sealer: Sealer,
+}
+
+impl DataKey {
+    fn new((number, key): (KeyNumber, Key)) -> DataKey {
+        let sealer = Sealer::new(key.bytes());
+        DataKey { number, key, sealer }
+    }
 }
 
 impl Keys {
-    fn find(&self, number: KeyNumber) -> Option<&Key> {
-        self.all.iter().find(|(other, _)| *other == number).map(|(_, key)| key)
+    fn find(&self, number: KeyNumber) -> Result<&DataKey, VaultError> {
+        self.all.iter().find(|other| other.number == number).ok_or(VaultError::NoKey(number))
     }
 }
 
@@ -51,17 +66,18 @@ impl Vault {
     pub fn new(keys: Vec<(KeyNumber, Key)>, mac: &Key) -> Option<Vault> {
         let current = keys.last()?.0;
         let mac = hmac::Key::new(hmac::HMAC_SHA256, mac.bytes());
-        Some(Vault { keys: RwLock::new(Keys { current, all: keys }), mac })
+        let all = keys.into_iter().map(DataKey::new).collect();
+        Some(Vault { keys: RwLock::new(Keys { current, all }), mac })
     }
 
     /// Seals a bag for `place`, which has to be named again to open it.
     pub fn seal(&self, place: &[u8], plain: &[u8]) -> Result<Vec<u8>, VaultError> {
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        let key = keys.find(keys.current).ok_or(VaultError::NoKey(keys.current))?;
+        let key = keys.find(keys.current)?;
         let mut bag = Vec::with_capacity(HEAD_BYTES + plain.len() + MORE_BYTES);
         bag.push(LAYOUT);
         bag.extend_from_slice(&keys.current.to_be_bytes());
-        seal(key.bytes(), place, plain, &mut bag)?;
+        key.sealer.seal(place, plain, &mut bag)?;
         Ok(bag)
     }
 
@@ -69,8 +85,8 @@ impl Vault {
     pub fn open(&self, place: &[u8], bag: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let number = key_of(bag)?;
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        let key = keys.find(number).ok_or(VaultError::NoKey(number))?;
-        open(key.bytes(), place, &bag[HEAD_BYTES..])
+        let (key, sealed) = (keys.find(number)?, &bag[HEAD_BYTES..]);
+        if bag[0] == OLDER_LAYOUT { open_alone(key.key.bytes(), place, sealed) } else { key.sealer.open(place, sealed) }
     }
 
     /// The number of the key that seals.
@@ -81,7 +97,7 @@ impl Vault {
     /// Seals with another key from now on.
     pub fn turn_to(&self, number: KeyNumber, key: Key) {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        keys.all.push((number, key));
+        keys.all.push(DataKey::new((number, key)));
         keys.current = number;
     }
 
@@ -103,7 +119,7 @@ impl Vault {
 /// The number of the data key that a bag is sealed with.
 pub fn key_of(bag: &[u8]) -> Result<KeyNumber, VaultError> {
     match bag {
-        [LAYOUT, a, b, c, d, ..] => Ok(KeyNumber::from_be_bytes([*a, *b, *c, *d])),
+        [LAYOUT | OLDER_LAYOUT, a, b, c, d, ..] => Ok(KeyNumber::from_be_bytes([*a, *b, *c, *d])),
         _ => Err(VaultError::Unknown),
     }
 }
@@ -125,6 +141,28 @@ mod tests {
         assert_eq!(*vault.open(b"task 1", &bag).unwrap(), b"secret");
         assert_eq!(vault.open(b"task 2", &bag), Err(VaultError::Damaged));
         assert_ne!(vault.seal(b"task 1", b"secret").unwrap(), bag, "a fresh key each time");
+    }
+
+    #[test]
+    fn a_bag_of_the_older_layout_opens() {
+        // As it was sealed when that was the only layout, for the place `p`.
+        let key = Key::read(&"07".repeat(32)).unwrap();
+        let bag = [
+            0x01, 0x00, 0x00, 0x00, 0x01, 0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c,
+            0x0d, 0x0e, 0x0f, 0x05, 0x01, 0xb7, 0xbd, 0x5c, 0xbf, 0x98, 0x18, 0x99, 0x64, 0xe6, 0x8a, 0x86, 0x60, 0xa7,
+            0xb0, 0xd2, 0x22, 0x6d, 0x2e, 0x71, 0x6b,
+        ];
+        let vault = Vault::new(vec![(1, key)], &Key::random()).unwrap();
+        assert_eq!(key_of(&bag), Ok(1));
+        assert_eq!(*vault.open(b"p", &bag).unwrap(), b"secret");
+        assert_eq!(vault.open(b"q", &bag), Err(VaultError::Damaged));
+        // Neither reads as the other.
+        let changed = |mut bag: Vec<u8>, layout| {
+            bag[0] = layout;
+            vault.open(b"p", &bag)
+        };
+        assert_eq!(changed(bag.to_vec(), LAYOUT), Err(VaultError::Damaged));
+        assert_eq!(changed(vault.seal(b"p", b"secret").unwrap(), OLDER_LAYOUT), Err(VaultError::Damaged));
     }
 
     #[test]

@@ -72,7 +72,7 @@ async fn jobs_and_tasks_are_chosen() {
     for (action, option) in [("pause", vec!["--reason", "x"]), ("cancel", vec!["--files"])] {
         let (code, text) =
             run(&server, &[vec!["control", action, "--search", "other", "--yes"], option.clone()].concat());
-        assert!(code == 2 && text.contains(&format!("`{}` goes with", option[0])), "{text}");
+        assert!(code == 2 && text.contains(&format!("`{}` applies only to", option[0])), "{text}");
     }
     let (code, text) = run(&server, &["control", "cancel", "--search", "other"]);
     assert!(code == 2 && text.contains("this would cancel 1 job"), "{text}");

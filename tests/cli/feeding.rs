@@ -157,5 +157,5 @@ fn a_port_that_is_no_server_is_named_as_such() {
     });
     let output = haul(&["--server", &format!("https://{address}"), "list"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output).contains("does not speak TLS"), "{}", text(&output));
+    assert!(text(&output).contains("does not use TLS"), "{}", text(&output));
 }

@@ -303,6 +303,10 @@ impl Faults for Disk {
     fn empty(&self) {
         *self.written.lock().unwrap() = RangeSet::default();
     }
+
+    fn left(&self, ranges: &RangeSet) {
+        *self.written.lock().unwrap() = ranges.clone();
+    }
 }
 
 fn content(dice: &mut Dice, size: u64) -> Bytes {
@@ -431,6 +435,7 @@ async fn attempt_once(world: &World, root: &Arc<Root>, spec: &DownloadSpec, sett
         part_key: "k",
         part_is_shared: false,
         has_history: true,
+        is_last: false,
         storage: &StorageHold::default(),
         meter: &meter,
         stop: &stop,

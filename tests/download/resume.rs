@@ -56,6 +56,20 @@ async fn a_new_version_starts_over() {
     }
 }
 
+/// A backup by links has the same file under another name.
+#[tokio::test]
+async fn a_copy_by_a_link_is_not_emptied_by_a_new_version() {
+    let (old, new) = (Object::new(1, SIZE), Object::new(2, SIZE));
+    let (rig, spec) = held(&old).await;
+    let copy = rig.place.path().join("copy");
+    std::fs::hard_link(rig.path("job/.haul-0-1.part"), &copy).unwrap();
+    rig.origin.object("/f", new.clone());
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), new.bytes());
+    assert_eq!(std::fs::read(&copy).unwrap(), old.slice(0..CUT));
+    assert_eq!(rig.listing(), ["job", "job/f"]);
+}
+
 #[tokio::test]
 async fn weak_validators_start_over_unless_a_digest_vouches() {
     // The bytes change and the tag does not: that is what a weak one may do.

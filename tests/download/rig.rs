@@ -28,6 +28,7 @@ pub struct Rig {
     pub durability: Durability,
     pub key: String,
     pub has_history: bool,
+    pub is_last: bool,
     /// As runs of `haul get` have it, which share the keys of their parts.
     pub part_is_shared: bool,
     pub stop: CancellationToken,
@@ -61,6 +62,7 @@ impl Rig {
             durability: Durability::Full,
             key: "0-1".into(),
             has_history: true,
+            is_last: false,
             part_is_shared: false,
             stop: CancellationToken::new(),
             meter: Meter::default(),
@@ -95,6 +97,7 @@ impl Rig {
             part_key: key,
             part_is_shared: self.part_is_shared,
             has_history: self.has_history,
+            is_last: self.is_last,
             storage: &self.storage,
             meter: &self.meter,
             stop: &self.stop,

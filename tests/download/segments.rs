@@ -243,8 +243,9 @@ async fn a_mirror_goes_on_where_the_first_source_broke_off() {
         assert_eq!((result.resumed_bytes, report.resumed_from), (resumed, resumed));
     }
 
-    // What two sources made together and is wrong is fetched once more from the start.
-    let rig = Rig::new();
+    // What two sources made together and is wrong is fetched once more from the start, where the first may not come back.
+    let mut rig = Rig::new();
+    rig.is_last = true;
     let wrong = Object::new(9, SIZE);
     rig.origin.handle("/f", move |request| match request.nth {
         0 => wrong.respond(request).cut_at(200_000, Cut::Fin),

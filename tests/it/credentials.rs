@@ -171,6 +171,10 @@ async fn what_does_not_fit_is_refused_when_it_is_submitted() {
         (with(&|http| http.headers = vec![named("a"), named("Cookie")]), "headers[1].name"),
         (with(&|http| http.headers = vec![named("Proxy-Authorization")]), "headers[0].name"),
         (with(&|http| http.headers = vec![named("x-KEY")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("X-HTTP-Method-Override")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("x-original-url")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("X-Forwarded-Host")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("Forwarded")]), "headers[0].name"),
     ] {
         for validate_only in [true, false] {
             let request =

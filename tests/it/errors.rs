@@ -8,7 +8,7 @@ use tonic_types::StatusExt as _;
 use crate::it::wire::{call, call_web};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{Server, until};
+use crate::support::server::{Server, until, until_now};
 use crate::support::spec::{download, fetch, fetch_as, group, job, once};
 
 fn reason(status: &Status) -> String {
@@ -19,12 +19,13 @@ fn reason(status: &Status) -> String {
 }
 
 #[track_caller]
-fn assert_precondition<T: std::fmt::Debug>(answer: Result<T, Status>, expected: &str) {
+fn assert_precondition<T: std::fmt::Debug>(answer: Result<T, Status>, expected: &str) -> String {
     let status = answer.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::FailedPrecondition, expected), "{status:?}");
     let violations = status.get_details_precondition_failure().unwrap().violations;
     assert_eq!(violations[0].r#type, expected);
     assert!(!violations[0].subject.is_empty() && !violations[0].description.is_empty());
+    violations[0].subject.clone()
 }
 
 async fn read(server: &Server, job_id: &str, index: u32, offset: u64) -> Result<(), Status> {
@@ -68,17 +69,19 @@ async fn what_the_state_forbids_says_so_with_its_reason() {
     let spec = pb::JobSpec { group: Some(group(pb::GroupMode::Collect, 9)), ..job(tasks) };
     let ended = server.run(spec).await.job_id;
     let running = server.submit(job(vec![fetch(origin.url("/hang"))])).await;
+    until_now(|| server.log().lines().any(|line| line.contains(&ended) && line.contains("state=SUCCEEDED")));
 
     let request = pb::PauseJobRequest { job_id: ended.clone() };
-    assert_precondition(server.jobs().pause_job(request).await, "WRONG_STATE");
+    assert_eq!(assert_precondition(server.jobs().pause_job(request).await, "WRONG_STATE"), ended);
     let request = pb::ResumeJobRequest { job_id: ended.clone() };
     assert_precondition(server.jobs().resume_job(request).await, "WRONG_STATE");
     let request = pb::DeleteJobRequest { job_id: running.clone(), delete_files: false };
-    assert_precondition(server.jobs().delete_job(request).await, "WRONG_STATE");
+    assert_eq!(assert_precondition(server.jobs().delete_job(request).await, "WRONG_STATE"), running);
     let request = pb::RetryJobRequest { job_id: running.clone(), task_indexes: Vec::new(), filter: None };
     assert_precondition(server.jobs().retry_job(request).await, "WRONG_STATE");
     let request = pb::RetryJobRequest { job_id: ended.clone(), task_indexes: vec![0], filter: None };
-    assert_precondition(server.jobs().retry_job(request).await, "TASK_NOT_RETRYABLE");
+    let subject = assert_precondition(server.jobs().retry_job(request).await, "TASK_NOT_RETRYABLE");
+    assert_eq!(subject, format!("{ended}/0"));
     let chunk = pb::AddTasksRequest { job_id: running.clone(), chunk_id: "a".into(), tasks: vec![fetch("http://a/")] };
     let mut answers = server.jobs().add_tasks(futures_util::stream::iter([chunk])).await.unwrap().into_inner();
     assert_precondition(answers.message().await, "JOB_SEALED");

@@ -5,7 +5,7 @@ use haul::pb::watch_job_response::Event;
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::Server;
+use crate::support::server::{Server, until};
 use crate::support::spec::{download, fetch, group, job, millis, once, with_timeouts};
 
 fn kinds(failures: &[pb::FailureCount]) -> Vec<(u32, &str, u32, &[u32])> {
@@ -76,6 +76,53 @@ async fn a_job_says_where_and_how_often_it_failed() {
     server.jobs().retry_job(request).await.unwrap();
     let ended = server.ended(&id).await;
     assert_eq!((ended.state(), ended.failures, ended.failure), (pb::JobState::Succeeded, Vec::new(), None));
+    // In each event: while tasks are put back as well, which is when `RetryJob` has begun.
+    let told = server.events(&id, 0).await.into_iter().filter_map(|event| match event.event? {
+        Event::JobChanged(job) | Event::JobEnded(job) => Some(job),
+        _ => None,
+    });
+    let told: Vec<pb::Job> = told.collect();
+    assert!(told.iter().filter(|job| job.state() == pb::JobState::Pending).count() >= 2, "{told:?}");
+    for job in told {
+        let (sum, counts) = (job.failures.iter().map(|it| it.count).sum::<u32>(), job.counts.unwrap());
+        assert_eq!(sum, counts.failed, "{:?} {counts:?} {:?}", job.state(), job.failures);
+    }
+}
+
+/// Kinds go with the tasks that are put back, and those of the others stay, whatever ends the retry in its midst.
+#[tokio::test]
+async fn a_job_says_how_its_tasks_failed_while_some_are_put_back() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/gone", Reply::status(404));
+    origin.reply("/broken", Reply::status(500));
+    // More than one commit puts back.
+    let tasks = (0..4_200).map(|index| fetch(origin.url(if index % 3 == 0 { "/broken" } else { "/gone" })));
+    let group = Some(group(pb::GroupMode::Collect, 0));
+    let spec = pb::JobSpec { group, defaults: Some(once()), ..job(tasks.collect()) };
+    let id = server.run(spec).await.job_id;
+    let adds_up = async |server: &Server| {
+        let job = server.job(&id).await;
+        let (sum, counts) = (job.failures.iter().map(|it| it.count).sum::<u32>(), job.counts.unwrap());
+        assert_eq!(sum, counts.failed, "{:?} {counts:?} {:?}", job.state(), job.failures);
+        counts
+    };
+    assert_eq!(adds_up(&server).await.failed, 4_200);
+    origin.reply("/gone", Reply::hang());
+    origin.reply("/broken", Reply::hang());
+    let mut jobs = server.jobs();
+    let request = pb::RetryJobRequest { job_id: id.clone(), ..Default::default() };
+    let mut retry = tokio::task::JoinSet::from_iter([async move { drop(jobs.retry_job(request).await) }]);
+    until(|| async { adds_up(&server).await.failed < 4_200 }).await;
+    server.kill();
+    retry.join_next().await.unwrap().unwrap();
+    server.launch().await;
+    adds_up(&server).await;
+    let request = pb::CancelJobRequest { job_id: id.clone(), ..Default::default() };
+    server.jobs().cancel_job(request).await.unwrap();
+    let ended = server.ended(&id).await;
+    assert_eq!(ended.state(), pb::JobState::Cancelled);
+    let left = adds_up(&server).await;
+    assert_eq!(left.failed + left.cancelled, 4_200, "{left:?}");
 }
 
 /// Bytes that are always there use up every turn of the attempt that reads them.

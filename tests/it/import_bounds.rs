@@ -70,7 +70,7 @@ async fn a_list_that_is_cut_is_no_list_that_is_whole() {
     let lines: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["task_count"], 1_000, "{answer:?}");
     let (line, said) = wrong_line(lines);
-    assert!(line == "1501" && said.contains("before it was whole"), "{said}");
+    assert!(line == "1501" && said.contains("is incomplete"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,5 +127,5 @@ fn a_line_has_its_time() {
         }
     }
     let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("was not whole after"), "{said}");
+    assert!(said.contains("was still incomplete after"), "{said}");
 }

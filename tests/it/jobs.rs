@@ -74,11 +74,16 @@ async fn the_same_request_id_is_the_same_job_however_often_and_at_once() {
     assert_eq!((again.job_id, again.state), (ids[0].clone(), pb::JobState::Succeeded as i32));
     assert_eq!(origin.requests("/a").len(), 1);
 
-    let other = pb::JobSpec { title: "another".into(), ..spec };
-    let request = pb::SubmitJobRequest { request_id: "once".into(), job: Some(other), validate_only: false };
-    let refused = server.jobs().submit_job(request).await.unwrap_err();
-    assert_eq!(refused.code(), Code::AlreadyExists);
-    assert_eq!(refused.get_details_error_info().unwrap().reason, "REQUEST_ID_TAKEN");
+    let other = pb::JobSpec { title: "another".into(), ..spec.clone() };
+    for validate_only in [true, false] {
+        let request = pb::SubmitJobRequest { request_id: "once".into(), job: Some(other.clone()), validate_only };
+        let refused = server.jobs().submit_job(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::AlreadyExists);
+        assert_eq!(refused.get_details_error_info().unwrap().reason, "REQUEST_ID_TAKEN");
+    }
+    let request = pb::SubmitJobRequest { request_id: "once".into(), job: Some(spec), validate_only: true };
+    let checked = server.jobs().submit_job(request).await.unwrap().into_inner().job.unwrap();
+    assert_eq!(checked.job_id, "", "what would be answered again is right");
 }
 
 #[tokio::test]

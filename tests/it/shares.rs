@@ -145,7 +145,7 @@ async fn answers_that_nobody_reads_leave_room_for_those_of_others() {
     assert_eq!(refused.get_details_error_info().unwrap().reason, "OUTBOUND_BUFFER");
     assert_eq!(refused.get_details_quota_failure().unwrap().violations[0].subject, "outbound_buffer");
     assert!(refused.get_details_retry_info().is_some());
-    assert!(refused.message().starts_with("too many bytes of answers wait for this client"), "{refused:?}");
+    assert!(refused.message().starts_with("too many bytes of responses wait for this client"), "{refused:?}");
     // Another connection has room, and so has this one once something is read.
     let task = Some(pb::get_task_request::Task::TaskIndex(0));
     let request = pb::GetTaskRequest { job_id, task, include_body: true, ..Default::default() };

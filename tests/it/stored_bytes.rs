@@ -169,3 +169,43 @@ async fn parts_that_are_removed_at_the_end_of_their_job_count_no_more() {
     assert_eq!(stores(&server, "a").await, 4_000_000);
     server.terminate();
 }
+
+/// What has all its bytes needs no room to be finished: a tenant that stores as much as it may would keep it unfinished for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_part_is_finished_although_its_tenant_stores_all_it_may() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    make(&server, &["a"]).await;
+    let (all, begun) = (4_000_000, 3_000_000);
+    let part = move |reply: Reply| reply.header("ETag", "\"a\"").header("Accept-Ranges", "bytes");
+    // The first answer says how large the file is. The second brings the rest, and does not end. Then all is as it was.
+    origin.handle("/a", move |request| match request.nth {
+        0 => part(Reply::ok(vec![b'a'; all])).cut_at(begun as u64, Cut::Fin),
+        1 => {
+            let range = format!("bytes {begun}-{}/{all}", all - 1);
+            let rest = Reply::status(206).header("Content-Range", &range).body(vec![b'a'; all - begun]);
+            part(rest).chunked(1 << 16).stall_at((all - begun) as u64)
+        }
+        _ => part(Reply::ok(vec![b'a'; all])),
+    });
+    let download = pb::TaskSpec { options: Some(once()), ..file(&origin, "/a") };
+    let failed = run(&server, "a", download).await;
+    assert_eq!((failed.state(), stores(&server, "a").await), (pb::JobState::Failed, begun as u64));
+    let retry = pb::RetryJobRequest { job_id: failed.job_id.clone(), ..Default::default() };
+    jobs(&server, "a").retry_job(retry).await.unwrap();
+    let has_all = |task: pb::Task| task.progress.is_some_and(|progress| progress.bytes_done == all as u64);
+    until(|| async { has_all(task(&server, "a", &failed.job_id).await) }).await;
+    jobs(&server, "a").pause_job(pb::PauseJobRequest { job_id: failed.job_id.clone() }).await.unwrap();
+    until(|| async { task(&server, "a", &failed.job_id).await.state() == pb::TaskState::Pending }).await;
+    assert_eq!(stores(&server, "a").await, all as u64);
+
+    allow(&server, "a", Some(all as u64)).await;
+    let other = submit(&server, "a", job(vec![fetch(origin.url("/b"))]), "").await.job_id;
+    wants_room(&server, "a", &other).await;
+    // It is found in the store as well.
+    server.restart().await;
+    jobs(&server, "a").resume_job(pb::ResumeJobRequest { job_id: failed.job_id.clone() }).await.unwrap();
+    assert_eq!(ended(&server, "a", &failed.job_id).await.state(), pb::JobState::Succeeded);
+    assert_eq!(stores(&server, "a").await, all as u64);
+    wants_room(&server, "a", &other).await;
+    assert_eq!(origin.requests("/b").len(), 0);
+}

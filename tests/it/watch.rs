@@ -6,6 +6,7 @@ use haul::pb;
 use haul::pb::watch_job_response::Event;
 use tokio::task::JoinSet;
 use tonic::Code;
+use tonic::transport::Channel;
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
@@ -275,4 +276,82 @@ async fn many_watchers_are_told_each_event_once_and_in_order() {
     }
     let late: Vec<u64> = server.events(&id, 7).await.iter().map(|event| event.sequence).collect();
     assert_eq!(late, (8..=last).collect::<Vec<_>>());
+}
+
+/// Where many watch, something is published whenever a watcher has read what was published before. It is told how far the job
+/// is all the same, and what starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_of_a_busy_job_beside_many_is_told_its_progress() {
+    const TASKS: usize = 2_000;
+    let flags = ["--allow-private-networks", "--max-per-host", "16"];
+    let (server, origin) = (Server::with(&flags).await, Origin::start());
+    origin.reply("/a", Reply::ok("a").delay(Duration::from_millis(10)));
+    let id = server.submit(pb::JobSpec { open: true, ..Default::default() }).await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        // These have no room for a message, so that they cost nothing.
+        let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+        let channel = channel.initial_stream_window_size(1).connect().await.unwrap();
+        let mut client = pb::job_service_client::JobServiceClient::new(channel);
+        for _ in 0..100 {
+            let request = pb::WatchJobRequest { job_id: id.clone(), ..Default::default() };
+            others.push(client.watch_job(request).await.unwrap().into_inner());
+        }
+    }
+    let request = pb::WatchJobRequest {
+        job_id: id.clone(),
+        progress_interval: Some(millis(50)),
+        task_starts: true,
+        ..Default::default()
+    };
+    let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+    let tasks = (0..TASKS).map(|_| fetch(origin.url("/a"))).collect();
+    let chunk = pb::AddTasksRequest { job_id: id.clone(), chunk_id: "a".into(), tasks };
+    server.jobs().add_tasks(tokio_stream::iter([chunk])).await.unwrap().into_inner().message().await.unwrap();
+    let (mut ended, mut starts, mut last) = (0, 0, 0);
+    let mut progress = Vec::new();
+    while ended < TASKS {
+        let message = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap();
+        assert!(message.sequence >= last, "{} after {last}", message.sequence);
+        last = message.sequence;
+        match kind(&message) {
+            "task_ended" => ended += 1,
+            "task_started" => starts += 1,
+            "progress" if ended > 0 => progress.push(message.sequence),
+            _ => {}
+        }
+    }
+    assert!(progress.len() >= 3, "{progress:?} of {last}");
+    assert!(starts >= TASKS / 4, "{starts} starts");
+}
+
+/// A stream that still reads what happened long ago ends when its server does, as all others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_ends_with_its_server() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    // More than fits into what is sent ahead.
+    let long = "x".repeat(7000);
+    let ended =
+        server.run(job((0..200).map(|nth| fetch(format!("{}?{nth}={long}", origin.url("/gone")))).collect())).await;
+    let open = server.submit(pb::JobSpec { open: true, ..Default::default() }).await;
+    let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap();
+    let channel = channel.initial_stream_window_size(65_535).connect().await.unwrap();
+    let mut client = pb::job_service_client::JobServiceClient::new(channel);
+    let mut streams = Vec::new();
+    for job_id in [open, ended.job_id] {
+        let request = pb::WatchJobRequest { job_id, after_sequence: Some(0), ..Default::default() };
+        let mut stream = client.watch_job(request).await.unwrap().into_inner();
+        assert_eq!(kind(&stream.message().await.unwrap().unwrap()), "snapshot");
+        streams.push(stream);
+    }
+    server.ask_to_end();
+    for mut stream in streams {
+        let status = loop {
+            match tokio::time::timeout(PATIENCE, stream.message()).await.unwrap() {
+                Ok(message) => assert!(message.is_some(), "told all of it, as if the server went on"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+    }
 }

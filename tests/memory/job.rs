@@ -1,11 +1,12 @@
 //! The rows of one job: the same tables as in `SQLite`, with the same guards.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use haul::model::counts::Counts;
 use haul::model::event::{EventHead, EventKind};
 use haul::model::failure::TaskError;
+use haul::model::failures::Alike;
 use haul::model::host::Host;
 use haul::model::ids::TaskIndex;
 use haul::model::job::Job;
@@ -238,10 +239,17 @@ impl JobRows {
             return Ok(Retried::default());
         };
         let upto = self.events.iter().next_back().map_or(0, |(sequence, _)| *sequence).max(upto);
-        let mut failed = 0;
+        let mut failed = BTreeMap::new();
+        let mut failed_count = 0;
         for index in &piece {
             let Some(old) = self.states.get(index).cloned() else { continue };
-            failed += u32::from(old.task.state == TaskState::Failed);
+            if old.task.state == TaskState::Failed {
+                failed_count += 1;
+                let (reason, http_status) = old.task.error.as_ref().map(|it| (it.reason, it.http_status)).unzip();
+                let kind =
+                    (reason.map(|it| format!("{it:?}")), http_status.unwrap_or(0), self.failed_host(*index, &old));
+                failed.entry(kind).or_insert_with(|| (reason, Vec::new())).1.push(*index);
+            }
             let task = Task { fence: old.task.fence, ..Task::default() };
             self.states.put(*index, Arc::new(TaskRow { task, log: old.log.clone(), outcome: None }));
             self.old_states.put((*index, upto), old);
@@ -252,7 +260,9 @@ impl JobRows {
         }
         let is_full = !matches!(retry.which, Which::These(_)) && piece.len() == retry.limit as usize;
         let next = (is_full && last + 1 < self.end()).then_some(last + 1);
-        Ok(Retried { failed, cancelled: piece.len() as u32 - failed, first: Some(first), next })
+        let alike = |((_, http_status, host), (reason, tasks))| Alike { reason, http_status, host, tasks };
+        let failed = failed.into_iter().map(alike).collect();
+        Ok(Retried { failed, cancelled: piece.len() as u32 - failed_count, first: Some(first), next })
     }
 
     pub(crate) fn sweep(&mut self, sweep: &Sweep, look_max: TaskIndex) -> Result<Swept, Refusal> {
@@ -319,6 +329,14 @@ impl JobRows {
         lane.map(|(host, _)| host.to_string()).unwrap_or_default()
     }
 
+    fn failed_host(&self, index: TaskIndex, row: &TaskRow) -> String {
+        let task = self.tasks.get(&index).map(|(lane, spec)| {
+            let (lane, spec, row) = (*lane, spec.clone(), row.clone());
+            StoredTask { index, lane, spec, row }
+        });
+        task.map(|task| task.failed_host()).unwrap_or_default()
+    }
+
     fn is_among(&self, which: &TaskChoice, index: TaskIndex, state: TaskState) -> bool {
         let error = self.states.get(&index).and_then(|row| row.task.error.as_ref());
         which.has(index, state, error, &self.host(index))
@@ -338,8 +356,8 @@ impl JobRows {
         Ok(())
     }
 
-    pub(crate) fn have_retried(&mut self, found: Retried) {
-        self.row_mut().job.put_back(found.failed, found.cancelled, found.next);
+    pub(crate) fn have_retried(&mut self, found: &Retried) {
+        self.row_mut().job.put_back(&found.failed, found.cancelled, found.next);
     }
 
     pub(crate) fn have_swept(&mut self, state: TaskState, count: u32) {

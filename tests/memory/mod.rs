@@ -200,7 +200,7 @@ impl Rows {
         each!(&batch.events, |it: &NewEvent| it.job, JobRows::add_event);
         each!(&batch.jobs, |it: &Arc<Job>| it.id, |rows: &mut JobRows, job: &Arc<_>| rows.update(job));
         for (retry, found) in batch.retries.iter().zip(&done.retries).filter(|(it, _)| is_in(&it.job)) {
-            self.jobs.get_mut(&retry.job).into_iter().for_each(|rows| rows.have_retried(*found));
+            self.jobs.get_mut(&retry.job).into_iter().for_each(|rows| rows.have_retried(found));
         }
         for (sweep, found) in batch.sweeps.iter().zip(&done.sweeps).filter(|(it, _)| is_in(&it.job)) {
             self.jobs.get_mut(&sweep.job).into_iter().for_each(|rows| rows.have_swept(sweep.state, found.count));

@@ -1,6 +1,5 @@
 //! The pool, and what the guard does to it.
 
-use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -8,9 +7,10 @@ use haul::model::failure::FailureReason;
 use haul::net::{Guard, HttpClient, Transport};
 use http::Method;
 
-use crate::common::{class, client, fetch, get, one_thread_each, profile, read};
+use crate::common::{class, client, fetch, get, one_thread_each, profile, read, with_http};
 use crate::support::origin::Origin;
 use crate::support::reply::{Cut, Reply};
+use crate::support::tls::{Authority, Leaf};
 
 #[tokio::test]
 async fn one_connection_serves_one_request_after_another() {
@@ -114,14 +114,35 @@ async fn a_connection_closed_while_idle_is_not_used() {
 /// Nobody has asked for it, so it is not the answer to what is asked next, also where the runtime has not heard of it yet.
 #[tokio::test]
 async fn what_came_unasked_is_no_answer() {
+    let authority = Authority::new();
+    for _ in 0..4 {
+        unasked(None).await;
+        unasked(Some(&authority)).await;
+    }
+}
+
+async fn unasked(authority: Option<&Authority>) {
+    trait Both: std::io::Read + std::io::Write {}
+    impl<T: std::io::Read + std::io::Write> Both for T {}
     const RIGHT: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nright";
     const UNASKED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong";
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let scheme = if authority.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}/", listener.local_addr().unwrap());
+    let config = authority.map(|authority| authority.server(Leaf::good()));
     let ((say, said), (sent, came)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
     let peer = std::thread::spawn(move || {
         for nth in 0..2 {
-            let (mut stream, _) = listener.accept().unwrap();
+            let (socket, _) = listener.accept().unwrap();
+            // Else it would hold back what it has written, until what it wrote before is acknowledged.
+            socket.set_nodelay(true).unwrap();
+            let mut stream: Box<dyn Both> = match &config {
+                Some(config) => {
+                    let session = rustls::ServerConnection::new(config.clone()).unwrap();
+                    Box::new(rustls::StreamOwned::new(session, socket))
+                }
+                None => Box::new(socket),
+            };
             while stream.read(&mut [0; 4096]).unwrap_or(0) > 0 {
                 stream.write_all(RIGHT).unwrap();
                 if nth == 0 && said.recv().is_ok() {
@@ -131,7 +152,7 @@ async fn what_came_unasked_is_no_answer() {
             }
         }
     });
-    let (client, profile) = (client(), profile(|_| {}));
+    let (client, profile) = (client(), with_http(|http| http.ca_pem = authority.map(Authority::pem)));
     assert_eq!(fetch(&client, &url, &profile).await.unwrap().1, b"right");
     // Nothing is waited for, so that the runtime does not look at its sockets.
     say.send(()).unwrap();

@@ -198,3 +198,54 @@ pub(crate) async fn tasks_without_room_use_up_no_rate() {
     let refused = few.submit(JobSpec::default(), tasks(), "", None).await.unwrap_err();
     assert!(matches!(refused, EngineError::TaskRate { .. }), "{refused}");
 }
+
+/// A store that wants to be given little until it has rested, and counts the ends that it is given.
+struct Resting {
+    inner: MemoryWriter,
+    rested: CancellationToken,
+    ends: Arc<AtomicUsize>,
+}
+
+impl WriteStore for Resting {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        self.ends.fetch_add(batch.moves.len(), Ordering::Relaxed);
+        self.inner.commit(batch)
+    }
+
+    fn wants_rest(&self) -> bool {
+        !self.rested.is_cancelled()
+    }
+
+    fn rested(&mut self) -> BoxFuture<'_, ()> {
+        self.rested.cancelled().boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+/// What callers wait for is committed meanwhile, what attempts bring afterwards, and no more of them begin than may run.
+pub(crate) async fn a_store_that_rests_is_given_what_callers_wait_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (memory, rested, ends) = (MemoryStore::default(), CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let make = || WorkerParts { transport: Arc::new(Fine), close: Box::new(|| Box::pin(std::future::ready(()))) };
+    let parts = EngineParts { make: Arc::new(make), bounds: Bounds::default(), ..parts(dir.path(), &memory) };
+    let writer = Box::new(Resting { inner: memory.writer(), rested: rested.clone(), ends: ends.clone() });
+    let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let open = engine.submit(JobSpec { open: true, ..JobSpec::default() }, Vec::new(), "", None).await.unwrap().id;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let tasks = (0..100).map(|number| fetch(&format!("http://10.0.0.1/{number}"), None));
+    let job = engine.submit(JobSpec::default(), tasks.collect(), "", None).await.unwrap().id;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        engine.pause(open).await.unwrap();
+        engine.resume(open).await.unwrap();
+    }
+    assert_eq!(ends.load(Ordering::Relaxed), 0, "ends can wait");
+    rested.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(60), engine.ended(job)).await.unwrap().unwrap();
+    assert_eq!((ended.counts.succeeded, ends.load(Ordering::Relaxed)), (100, 100));
+}

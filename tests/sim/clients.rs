@@ -220,10 +220,10 @@ fn expected(error: &EngineError) {
         E::Draining
             | E::StoreFull(_)
             | E::Store(_)
-            | E::WrongState(_)
+            | E::WrongState(..)
             | E::Sealed(_)
             | E::KeysTaken(_)
-            | E::NotRetryable(_)
+            | E::NotRetryable(..)
             | E::Contradiction(_)
             | E::Quota { .. }
     );

@@ -502,7 +502,7 @@ pub(crate) async fn a_job_cannot_be_read_again() {
     let memory = MemoryStore::default();
     let faults = Faults::new(7, false, true);
     let store = Arc::new(SlowStore { inner: Arc::new(memory.clone()), faults: faults.clone() });
-    let writer = Box::new(SlowWriter { inner: Box::new(memory.writer()), faults: faults.clone() });
+    let writer = Box::new(SlowWriter { inner: Box::new(memory.writer()), faults: faults.clone(), rests: None });
     let parts = EngineParts { checks: Checks::Invariants, store, ..parts(dir.path(), &memory) };
     let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
     let mut work = tokio::task::JoinSet::new();

@@ -1,13 +1,14 @@
 //! What kind of history a seed makes: how large, over which store, and with which bounds.
 
 use haul::engine::bounds::Bounds;
+use haul::store::PAGE_BYTES_MAX;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
 /// One history of so many runs over the real store.
 const REAL_STORE: u64 = 64;
-/// One history of so many has tasks with long bodies, a few of which fill a page.
-const LONG_BODIES: u64 = 512;
+/// One history of so many, over the real store as well, has tasks with bodies of which one alone fills a page.
+const LONG_BODIES: u64 = 1024;
 
 /// The size and the surroundings of a history.
 #[derive(Clone, Copy, Debug)]
@@ -49,11 +50,12 @@ impl Shape {
                 changed_jobs: Bounds::default().changed_jobs,
             }
         };
-        if seed.is_multiple_of(LONG_BODIES) {
-            let bounds = Bounds::default();
-            let (real_store, body) = (true, 2 << 20);
+        if seed % LONG_BODIES == LONG_BODIES / 2 {
+            // Memory takes one submission. Tasks of others stay in the store, and come page by page.
+            let bounds = Bounds { queue_bytes: 1 << 20, ..Bounds::default() };
+            let (real_store, body) = (true, PAGE_BYTES_MAX);
             let (contradicts, tenants) = (false, false);
-            return Shape { real_store, body, clients: 1, steps: 6, tasks: 4, lives: 2, contradicts, tenants, bounds };
+            return Shape { real_store, body, clients: 2, steps: 6, tasks: 3, lives: 1, contradicts, tenants, bounds };
         }
         Shape {
             body: 0,

@@ -25,6 +25,7 @@ use haul::store::{
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::Instant;
 
 use crate::block_on::in_one_go;
 
@@ -117,6 +118,12 @@ impl Faults {
         fails.then(|| StoreError::Retry("the simulated store is locked".to_owned()))
     }
 
+    fn rest(&self) -> Option<Duration> {
+        let mut rng = self.rng.lock().unwrap();
+        (!self.calm.load(Ordering::Relaxed) && rng.random_ratio(1, 20))
+            .then(|| Duration::from_micros(rng.random_range(0..100_000)))
+    }
+
     /// A batch with something that cannot be about one of its jobs, so that all of that job is refused.
     fn contradiction(&self, batch: &Batch) -> Option<(JobId, Batch)> {
         if !self.contradicts || self.calm.load(Ordering::Relaxed) {
@@ -167,6 +174,8 @@ impl Faults {
 pub(crate) struct SlowWriter {
     pub(crate) inner: Box<dyn WriteStore>,
     pub(crate) faults: Arc<Faults>,
+    /// Until when it wants to be given no more than it must.
+    pub(crate) rests: Option<Instant>,
 }
 
 impl WriteStore for SlowWriter {
@@ -192,6 +201,28 @@ impl WriteStore for SlowWriter {
             // The answer takes its way too.
             self.faults.delay().await;
             if doomed { Err(StoreError::Fatal(DISK_FAILED.to_owned())) } else { committed }
+        })
+    }
+
+    fn between_commits(&mut self) -> BoxFuture<'_, ()> {
+        self.rests = match self.rests {
+            Some(until) => (Instant::now() < until).then_some(until),
+            None => self.faults.rest().map(|rest| Instant::now() + rest),
+        };
+        Box::pin(std::future::ready(()))
+    }
+
+    fn wants_rest(&self) -> bool {
+        self.rests.is_some()
+    }
+
+    fn rested(&mut self) -> BoxFuture<'_, ()> {
+        let rests = self.rests;
+        Box::pin(async move {
+            match rests {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
         })
     }
 

@@ -141,7 +141,7 @@ impl World {
             metrics: Arc::default(),
             traces: None,
         };
-        let writer = SlowWriter { inner: writer, faults: self.faults.clone() };
+        let writer = SlowWriter { inner: writer, faults: self.faults.clone(), rests: None };
         let seed = self.rng.random();
         // What the start reads may fail for a while.
         let (engine, task) = engine::start(parts, Box::new(writer), seed).await.unwrap();
@@ -306,6 +306,7 @@ impl World {
         assert!(job.state.is_ended(), "{job:?}");
         let rows = self.faults.done(store.recount(job.id)).await.unwrap();
         assert_eq!(job.counts, rows, "the counts of {} are not its rows", job.id);
+        assert_eq!(job.failures.total(), rows.failed, "the kinds of failures of {}", job.id);
         let mut expected = 1;
         let mut ends: HashMap<u32, TaskState> = HashMap::new();
         let mut job_ends = 0;
@@ -317,6 +318,15 @@ impl World {
             for event in events.items {
                 assert_eq!(event.head.sequence, expected, "a gap in the events of {}", job.id);
                 expected += 1;
+                if let Some(then) = &event.snapshot {
+                    assert_eq!(
+                        then.failures.total(),
+                        then.counts.failed,
+                        "event {} of {}",
+                        event.head.sequence,
+                        job.id
+                    );
+                }
                 match event.head.kind {
                     EventKind::TaskEnded => {
                         let task = event.task.expect("the task is told");

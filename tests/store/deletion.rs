@@ -196,7 +196,7 @@ pub async fn a_purge_takes_old_states_too<B: Backend>() {
     rig.commit(Batch { sweeps: vec![sweep], jobs: jobs(), ..Batch::default() }).await;
     let retry = Retry { job: job.id, which: Which::From(0), limit: 9 };
     let done = rig.commit(Batch { retries: vec![retry], jobs: jobs(), ..Batch::default() }).await;
-    assert_eq!((done.retries[0].failed, done.retries[0].cancelled), (1, 3));
+    assert_eq!((done.retries[0].failed_count(), done.retries[0].cancelled), (1, 3));
     // 3 pages, 5 events, 4 states, 4 tasks, 1 shared error, 1 lane, 4 old states, 1 key, 1 chunk.
     let gone = Batch { deletions: vec![job.id], purges: vec![(job.id, 1000)], ..Batch::default() };
     assert_eq!(rig.commit(gone).await.purges, [Purged { rows: 24, is_gone: true, freed: None }]);

@@ -193,9 +193,9 @@ async fn another_data_key_seals_everything_anew() {
     expect_whole(&store).await;
     assert!(keep_up(&mut writer).await > 0);
     expect_whole(&store).await;
-    let others = "SELECT (SELECT count(*) FROM tasks WHERE substr(sealed, 1, 5) <> x'0100000003') \
-         + (SELECT count(*) FROM job_specs WHERE substr(sealed, 1, 5) <> x'0100000003') \
-         + (SELECT count(*) FROM pages WHERE substr(sealed, 1, 5) <> x'0100000003')";
+    let others = "SELECT (SELECT count(*) FROM tasks WHERE substr(sealed, 2, 4) <> x'00000003') \
+         + (SELECT count(*) FROM job_specs WHERE substr(sealed, 2, 4) <> x'00000003') \
+         + (SELECT count(*) FROM pages WHERE substr(sealed, 2, 4) <> x'00000003')";
     assert_eq!(ask::<i64>(dir.path(), others).await, 0);
     assert_eq!(ask::<i64>(dir.path(), "SELECT count(*) FROM data_keys").await, 2, "the old one is gone");
     assert!(!is_on_disk(dir.path(), &before));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use haul::model::counts::Counts;
+use haul::model::failure::{FailureReason, TaskError};
 use haul::model::ids::{TaskId, TaskIndex};
 use haul::model::task::{TaskEvent, TaskState};
 use haul::model::time::Timestamp;
@@ -18,6 +19,9 @@ fn retry(which: Which, limit: u32, failed: u32, cancelled: u32) -> Batch {
     let mut row = job(1, 9);
     row.counts.failed = failed;
     row.counts.cancelled = cancelled;
+    for task in 0..failed {
+        row.failures.note(task, &error("no answer"), "a.example:443");
+    }
     Batch { retries: vec![Retry { job: job_id(1), which, limit }], jobs: vec![Arc::new(row)], ..Batch::default() }
 }
 
@@ -154,7 +158,10 @@ pub async fn retry_puts_back<B: Backend>() {
     rig.end(task_id(1, 3), |_| TaskEvent::Cancelled(error("stop"))).await;
     rig.commit(Batch { lane_heads: vec![(job_id(1), 0, 4)], ..Batch::default() }).await;
     let done = rig.commit(retry(Which::From(0), 9, 1, 1)).await;
-    assert_eq!(done.retries, [Retried { failed: 1, cancelled: 1, first: Some(1), next: None }]);
+    assert_eq!(
+        done.retries,
+        [Retried { failed: alike(FailureReason::Connect, 503, &[1]), cancelled: 1, first: Some(1), next: None }]
+    );
     assert_eq!(row(&rig, task_id(1, 0)).await, good);
     let back = row(&rig, task_id(1, 1)).await;
     assert_eq!(back.task, bad.task.apply(TaskEvent::Retried, Timestamp(1)).unwrap());
@@ -180,11 +187,12 @@ pub async fn retry_in_pieces<B: Backend>() {
     let mut found = Vec::new();
     let mut left = (5, 1);
     loop {
-        let done = rig.commit(retry(Which::From(from), 4, left.0, left.1)).await.retries[0];
-        found.push((done.failed, done.cancelled, done.first));
-        left = (left.0 - done.failed, left.1 - done.cancelled);
+        let done = rig.commit(retry(Which::From(from), 4, left.0, left.1)).await.retries.remove(0);
+        found.push((done.failed_count(), done.cancelled, done.first));
+        left = (left.0 - done.failed_count(), left.1 - done.cancelled);
         let job = rig.store.visit(job_id(1)).await.unwrap().unwrap();
         assert_eq!((job.counts.failed, job.counts.cancelled, job.retrying), (left.0, left.1, done.next));
+        assert_eq!(job.failures.total(), job.counts.failed, "kinds follow as counts do");
         let Some(next) = done.next else { break };
         from = next;
     }
@@ -202,11 +210,52 @@ pub async fn retry_of_some<B: Backend>() {
     }
     rig.commit(Batch { lane_heads: vec![(job_id(1), 0, 4)], ..Batch::default() }).await;
     let done = rig.commit(retry(Which::These(vec![3, 1, 3]), 1, 4, 0)).await;
-    assert_eq!(done.retries, [Retried { failed: 2, cancelled: 0, first: Some(1), next: None }]);
+    assert_eq!(
+        done.retries,
+        [Retried { failed: alike(FailureReason::Connect, 503, &[1, 3]), cancelled: 0, first: Some(1), next: None }]
+    );
     let states = rig.store.task_states(job_id(1), &[0, 1, 2, 3]).await.unwrap();
     let waiting: Vec<_> = states.iter().filter(|(_, state)| *state == TaskState::Pending).map(|(i, _)| *i).collect();
     assert_eq!(waiting, [1, 3]);
     assert_eq!(rig.store.lanes(job_id(1)).await.unwrap()[0].1, 1);
+}
+
+/// Where a task failed is where its last attempt ended, and else its own host.
+pub async fn retry_tells_how_tasks_failed<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 6).await;
+    let mut ends = vec![(1, 503, "https://user@b.example:8443?x=/y"), (2, 404, "https://[::1]/a/b"), (3, 404, "")];
+    ends.extend([(4, 404, "https://[::1]"), (5, 503, "https://b.example:8443/")]);
+    for (index, http_status, url) in ends {
+        let before = row(&rig, task_id(1, index)).await.task;
+        let claim = claim_of(task_id(1, index), &before, 100);
+        rig.commit(Batch { claims: vec![claim.clone()], ..Batch::default() }).await;
+        let why = TaskError { http_status, ..error("no") };
+        let task = claim.task.apply(TaskEvent::Failed(claim.task.fence, why.clone()), Timestamp(200)).unwrap();
+        let mut last = attempt(2, Some(why));
+        last.report.url = url.to_owned();
+        let change = TaskRow { task, log: vec![attempt(1, None), last], outcome: None };
+        rig.commit(Batch { moves: vec![TaskMove { id: task_id(1, index), row: change }], ..Batch::default() }).await;
+    }
+    let mut done = rig.commit(retry(Which::From(0), 9, 5, 0)).await.retries.remove(0);
+    let mut found: Vec<_> = done.failed.drain(..).map(|it| (it.http_status, it.host, it.tasks)).collect();
+    // URLs that differ before the path are told apart.
+    found.sort();
+    let mut merged: Vec<(u16, String, Vec<TaskIndex>)> = Vec::new();
+    for (http_status, host, tasks) in found {
+        match merged.last_mut().filter(|last| (last.0, &last.1) == (http_status, &host)) {
+            Some(last) => last.2.extend(tasks),
+            None => merged.push((http_status, host, tasks)),
+        }
+    }
+    for it in &mut merged {
+        it.2.sort_unstable();
+    }
+    let expected: [(u16, &str, &[TaskIndex]); 3] =
+        [(404, "[::1]:443", &[2, 4]), (404, "a.example:443", &[3]), (503, "b.example:8443", &[1, 5])];
+    let merged: Vec<_> =
+        merged.iter().map(|(status, host, tasks)| (*status, host.as_str(), tasks.as_slice())).collect();
+    assert_eq!(merged, expected);
 }
 
 pub async fn retry_of_what_has_not_failed_is_refused<B: Backend>() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 
 use haul::model::event::{EventHead, EventKind};
 use haul::model::failure::{FailureReason, TaskError};
+use haul::model::failures::Alike;
 use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
@@ -179,6 +180,11 @@ pub fn error(message: &str) -> TaskError {
         task_index: None,
         url: String::new(),
     }
+}
+
+/// Tasks that failed as an [`attempt`] at them did, for this reason and with this status.
+pub fn alike(reason: FailureReason, http_status: u16, tasks: &[TaskIndex]) -> Vec<Alike> {
+    vec![Alike { reason: Some(reason), http_status, host: "a.example:443".to_owned(), tasks: tasks.to_vec() }]
 }
 
 pub fn attempt(number: u32, error: Option<TaskError>) -> Attempt {

@@ -7,9 +7,14 @@ import { createInterface } from "node:readline";
 
 export const HAUL = process.env.HAUL_BIN ?? new URL("../../target/debug/haul", import.meta.url).pathname;
 
+// A test that breaks off leaves no server behind.
+const children = new Set();
+process.once("exit", () => children.forEach((child) => child.kill("SIGKILL")));
+
 export async function startServer(flags = []) {
   const dir = mkdtempSync(join(tmpdir(), "haul-web-"));
   let child;
+  const isRunning = () => child.exitCode === null && child.signalCode === null;
   const it = {
     base: "",
     dir,
@@ -18,8 +23,11 @@ export async function startServer(flags = []) {
       const listen = it.base ? new URL(it.base).host : "127.0.0.1:0";
       const all = ["serve", "--listen", listen, "--allow-private-networks", "--data-dir", join(dir, "data"), "--download-dir", join(dir, "files"), ...flags];
       child = spawn(HAUL, all, { stdio: ["ignore", "pipe", process.env.HAUL_LOG ? "inherit" : "ignore"] });
+      const started = child;
+      children.add(started);
+      started.once("exit", () => children.delete(started));
       const lines = createInterface({ input: child.stdout });
-      const ended = new Promise((_, fail) => child.once("exit", (code) => fail(new Error(`haul ended with ${code}`))));
+      const ended = new Promise((_, fail) => child.once("exit", (code, signal) => fail(new Error(`haul ended with ${signal ?? code}`))));
       ended.catch(() => {});
       const line = await Promise.race([new Promise((done) => lines.once("line", done)), ended]);
       const scheme = flags.includes("--tls-cert") ? "https" : "http";
@@ -32,7 +40,7 @@ export async function startServer(flags = []) {
     },
     ended: () => child.exitCode ?? new Promise((done) => child.once("exit", done)),
     async stop() {
-      if (child.exitCode === null && child.signalCode === null) await it.kill();
+      if (isRunning()) await it.kill();
       rmSync(dir, { recursive: true, force: true });
     },
     async call(method, path, body) {
@@ -57,7 +65,8 @@ export async function startServer(flags = []) {
         let bad = "";
         run.stdout.on("data", (text) => (out += text));
         run.stderr.on("data", (text) => (bad += text));
-        run.on("exit", (code) => (code ? fail(new Error(`haul ${args[0]} ended with ${code}: ${bad}`)) : done(out)));
+        const fate = () => (isRunning() ? "" : `; the server had ended with ${child.signalCode ?? child.exitCode}`);
+        run.on("exit", (code) => (code ? fail(new Error(`haul ${args[0]} ended with ${code}: ${bad}${fate()}`)) : done(out)));
         // A command that refuses its arguments does not read them.
         run.stdin.on("error", () => {});
         run.stdin.end(input);

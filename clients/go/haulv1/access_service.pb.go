@@ -536,7 +536,7 @@ type Quotas struct {
 	RequestsPerSecond *float64 `protobuf:"fixed64,5,opt,name=requests_per_second,json=requestsPerSecond,proto3,oneof" json:"requests_per_second,omitempty"`
 	// Bytes of response bodies per second, of tasks that start from now on; more than 0.
 	BytesPerSecond *uint64 `protobuf:"varint,6,opt,name=bytes_per_second,json=bytesPerSecond,proto3,oneof" json:"bytes_per_second,omitempty"`
-	// Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not
+	// Bytes that its jobs keep: bodies of fetches, downloaded files, and what downloads hold that have not
 	// ended; until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are
 	// more than all of it fails (DISK_FULL).
 	StoredBytes *uint64 `protobuf:"varint,7,opt,name=stored_bytes,json=storedBytes,proto3,oneof" json:"stored_bytes,omitempty"`
@@ -774,7 +774,7 @@ type Token struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The id, which stands in the token after `haul_`. It is not a secret.
+	// The id: the part of the token between `haul_` and the next `_`. It is not a secret.
 	TokenId string `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// The principal that it belongs to.
 	Principal string `protobuf:"bytes,2,opt,name=principal,proto3" json:"principal,omitempty"`
@@ -2338,7 +2338,7 @@ type RevokeTokenRequest struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// The id of the token: what stands in it after `haul_`, up to the next `_`.
+	// The id of the token: its part between `haul_` and the next `_`.
 	TokenId string `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// Whether the tokens that were made with it are revoked too, and those made with these.
 	WithDescendants bool `protobuf:"varint,2,opt,name=with_descendants,json=withDescendants,proto3" json:"with_descendants,omitempty"`

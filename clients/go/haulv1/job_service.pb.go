@@ -209,7 +209,8 @@ type SubmitJobRequest struct {
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The job. Must be set.
 	Job *JobSpec `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
-	// Checks everything and stores nothing; does not use up the `request_id`.
+	// Checks everything and stores nothing; does not use up the `request_id`. One that was used for another job is refused here,
+	// too: ALREADY_EXISTS.
 	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 }
 

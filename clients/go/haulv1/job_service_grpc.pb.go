@@ -65,7 +65,7 @@ type JobServiceClient interface {
 	// Resumes a paused job. Idempotent. Errors: FAILED_PRECONDITION (WRONG_STATE) when the job has ended.
 	ResumeJob(ctx context.Context, in *ResumeJobRequest, opts ...grpc.CallOption) (*ResumeJobResponse, error)
 	// Ends tasks of a job that goes on: those that wait, and those that run, whose attempts are stopped first. They end
-	// CANCELLED and are no failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
+	// CANCELLED and are not failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
 	// (WRONG_STATE) when the job has ended.
 	CancelTasks(ctx context.Context, in *CancelTasksRequest, opts ...grpc.CallOption) (*CancelTasksResponse, error)
 	// Makes tasks that back off due at once; limits and the pauses of hosts still hold. Idempotent. Errors:
@@ -421,7 +421,7 @@ type JobServiceServer interface {
 	// Resumes a paused job. Idempotent. Errors: FAILED_PRECONDITION (WRONG_STATE) when the job has ended.
 	ResumeJob(context.Context, *ResumeJobRequest) (*ResumeJobResponse, error)
 	// Ends tasks of a job that goes on: those that wait, and those that run, whose attempts are stopped first. They end
-	// CANCELLED and are no failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
+	// CANCELLED and are not failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
 	// (WRONG_STATE) when the job has ended.
 	CancelTasks(context.Context, *CancelTasksRequest) (*CancelTasksResponse, error)
 	// Makes tasks that back off due at once; limits and the pauses of hosts still hold. Idempotent. Errors:

@@ -32,7 +32,7 @@ type TaskOptions struct {
 	Retry *RetryPolicy `protobuf:"bytes,1,opt,name=retry,proto3" json:"retry,omitempty"`
 	// How long each part of a task may take.
 	Timeouts *Timeouts `protobuf:"bytes,2,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
-	// What goes with each request.
+	// What is sent with each request.
 	Http *HttpOptions `protobuf:"bytes,3,opt,name=http,proto3" json:"http,omitempty"`
 }
 
@@ -340,7 +340,7 @@ func (x *LowSpeed) GetWindow() *durationpb.Duration {
 	return nil
 }
 
-// What goes with each request of a task.
+// What is sent with each request of a task.
 type HttpOptions struct {
 	state         protoimpl.MessageState
 	sizeCache     protoimpl.SizeCache
@@ -371,7 +371,8 @@ type HttpOptions struct {
 	// The name of a credential of the tenant (see PutCredential), which the server adds to the requests that it is bound
 	// to, redirects and mirrors judged anew. The task's own URL and method must be among them. Cannot be combined with
 	// `basic_auth`, `bearer_token`, `proxy_url`, `ca_pem`, `client_certificate_pem`, `insecure_skip_verify`, the headers
-	// Authorization, Proxy-Authorization and Cookie, and what the credential itself sets.
+	// Authorization, Proxy-Authorization and Cookie, those that say another method, path or host than the request's
+	// (X-HTTP-Method-Override, X-Original-URL, X-Forwarded-* and the like), and what the credential itself sets.
 	Credential string `protobuf:"bytes,11,opt,name=credential,proto3" json:"credential,omitempty"`
 	// Sends a `traceparent` (W3C Trace Context) with each request to the origin of the task's own URL, so that its spans
 	// stand below those of haul. It tells the origin that requests belong together, and to whose trace. A `traceparent`

@@ -306,7 +306,7 @@ type AttemptResume int32
 const (
 	// Nothing was held, the attempt ended before it was known, or the task is a fetch.
 	AttemptResume_ATTEMPT_RESUME_UNSPECIFIED AttemptResume = 0
-	// The attempt went on behind what was held.
+	// The attempt continued after the bytes that were held.
 	AttemptResume_ATTEMPT_RESUME_CONTINUED AttemptResume = 1
 	// The origin ignores ranges, so what was held came again before the rest.
 	AttemptResume_ATTEMPT_RESUME_RECEIVED_AGAIN AttemptResume = 2

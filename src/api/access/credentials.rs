@@ -48,7 +48,7 @@ pub(super) async fn put(
             let book = engine.books().borrow().clone();
             Ok(pb::PutCredentialResponse { credential: Some(message(&book, &credential)) })
         }
-        other => Err(internal(format!("a credential was changed into {other:?}"))),
+        _ => Err(internal("a change of a credential was answered with something else")),
     }
 }
 
@@ -137,7 +137,10 @@ fn read(request: pb::PutCredentialRequest, tenant: TenantNo, v: &mut Violations)
     let paths = if is_whole { Vec::new() } else { values::mask(update_mask, v) };
     for (index, path) in &paths {
         if !FIELDS.split(", ").any(|field| field == path) {
-            v.add(format!("update_mask.paths[{index}]"), format!("`{}` is none of {FIELDS}", shown(path)));
+            v.add(
+                format!("update_mask.paths[{index}]"),
+                format!("`{}` cannot be updated; the fields are {FIELDS}", shown(path)),
+            );
         }
     }
     let sets = |field: &str| is_whole || paths.iter().any(|(_, path)| path == field);
@@ -265,7 +268,7 @@ fn secret(text: String, path: &str, v: &mut Violations) -> Secret {
     if text.len() < SECRET_BYTES_MIN {
         v.add(
             path,
-            format!("is shorter than {SECRET_BYTES_MIN} bytes; what an origin sends back could not be searched for it"),
+            format!("is shorter than {SECRET_BYTES_MIN} bytes, too short to be found in what an origin sends back"),
         );
     }
     if text.len() > VALUE_BYTES_MAX {

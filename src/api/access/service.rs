@@ -55,14 +55,14 @@ impl AccessApi {
             AccessAnswer::Principal { principal, is_first } => {
                 Ok((messages::principal(&self.book(), &principal, &caller.actor), is_first))
             }
-            other => Err(internal(format!("a principal was changed into {other:?}"))),
+            _ => Err(internal("a change of a principal was answered with something else")),
         }
     }
 
     async fn change_tenant(&self, caller: &Caller, change: AccessChange) -> Result<pb::Tenant, Status> {
         match self.change(caller, change).await? {
             AccessAnswer::Tenant(tenant) => Ok(messages::tenant(&tenant, None)),
-            other => Err(internal(format!("a tenant was changed into {other:?}"))),
+            _ => Err(internal("a change of a tenant was answered with something else")),
         }
     }
 
@@ -147,7 +147,10 @@ impl pb::access_service_server::AccessService for AccessApi {
                 "default_tenant" => default_tenant = Some(wish.default_tenant.clone()),
                 _ => v.add(
                     format!("update_mask.paths[{index}]"),
-                    format!("`{}` is none of title, grants, identities, disabled, default_tenant", shown(&path)),
+                    format!(
+                        "`{}` cannot be updated; the fields are title, grants, identities, disabled, default_tenant",
+                        shown(&path)
+                    ),
                 ),
             }
         }
@@ -226,7 +229,7 @@ impl pb::access_service_server::AccessService for AccessApi {
                 secret: if is_new { text.expose().to_owned() } else { String::new() },
                 authentication_required: is_first,
             })),
-            other => Err(internal(format!("a token was made into {other:?}"))),
+            _ => Err(internal("a new token was answered with something else")),
         }
     }
 
@@ -276,7 +279,7 @@ impl pb::access_service_server::AccessService for AccessApi {
         let pb::RevokeTokenRequest { token_id, with_descendants } = request.into_inner();
         match self.change(&caller, AccessChange::RevokeToken { id: token_id, with_descendants }).await? {
             AccessAnswer::Revoked(revoked) => Ok(Response::new(pb::RevokeTokenResponse { revoked })),
-            other => Err(internal(format!("a token was revoked into {other:?}"))),
+            _ => Err(internal("the end of a token was answered with something else")),
         }
     }
 

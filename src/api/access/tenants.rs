@@ -107,7 +107,10 @@ pub(super) fn update(request: pb::UpdateTenantRequest) -> Result<AccessChange, S
                 Some(quota) => patch.named.push(quota),
                 None => v.add(
                     format!("update_mask.paths[{index}]"),
-                    format!("`{}` is none of title, quotas, its fields, weight and suspended", shown(&path)),
+                    format!(
+                        "`{}` cannot be updated; the fields are title, quotas and its fields, weight, suspended",
+                        shown(&path)
+                    ),
                 ),
             },
         }

@@ -1,6 +1,6 @@
 //! `haul get`: downloads now, by the engine in this process and no server.
 //!
-//! Run again it resumes what is partly there and skips what is complete: parts are named by URL and path, finished files
+//! Run again, it resumes partial downloads and skips complete ones: parts are named by URL and path, finished files
 //! remember the validator that they came with. The database holds one run and is thrown away.
 
 mod plan;

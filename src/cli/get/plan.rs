@@ -260,7 +260,7 @@ fn small_file(flag: &str, path: &Path) -> Result<String, Usage> {
 fn place(directory: &Path, file: &Path) -> Result<(PathBuf, String), Usage> {
     let wrong = |why: &str| Usage(format!("`--output-file` is `{}`, which {why}", file.display()));
     if file == Path::new("-") {
-        return Err(wrong("would be stdout; name a file: what is resumed and verified has to be one"));
+        return Err(wrong("cannot be stdout, since a download is resumed and verified in a file; name one"));
     }
     let is_name = !file.to_string_lossy().ends_with('/');
     let name = file.file_name().filter(|_| is_name).ok_or_else(|| wrong("does not name a file"))?;

@@ -299,7 +299,7 @@ fn failures(state: &State) -> Listing {
         ])
     };
     let rows = state.job.failures.iter().map(row).collect();
-    Listing { columns, rows, first: 0, empty: "no task of this job is failed".to_owned() }
+    Listing { columns, rows, first: 0, empty: "no task of this job has failed".to_owned() }
 }
 
 fn hosts_line(state: &State) -> Vec<Line> {

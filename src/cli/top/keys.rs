@@ -29,7 +29,7 @@ pub(super) const HELP: &[(&str, &str)] = &[
     ("x", "select the job"),
     ("p", "pause or resume; on a host, end its pause"),
     ("c", "cancel, after a question"),
-    ("r", "retry what failed and was cancelled"),
+    ("r", "retry what failed or was cancelled"),
     ("f", "failures"),
     (".", "pause updates"),
     ("Esc", "close, clear the search and the selection"),

@@ -261,6 +261,10 @@ impl JobTable {
             if sum != u64::from(counts.total) {
                 return Err(format!("the counts of {id} do not add up: {counts:?}"));
             }
+            if run.job.failures.total() != counts.failed {
+                let kinds = run.job.failures.by_size();
+                return Err(format!("{} tasks of {id} failed, and their kinds are {kinds:?}", counts.failed));
+            }
             // An attempt whose end is deferred still counts as running in both.
             let runs = running(*id);
             if !matches!(run.stage, Stage::Reloading { .. }) && runs != counts.running as usize {

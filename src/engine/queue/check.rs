@@ -100,6 +100,12 @@ impl Queue {
             self.jobs.get(&job).and_then(|queue| queue.lanes.get(lane as usize)).map_or(0, Lane::waiting)
         };
         self.rotation.check(waiting)?;
+        for job in self.jobs.keys() {
+            let (runs, counted) = (self.running_of(*job).count(), self.rotation.running_of_job(*job));
+            ensure(runs == counted as usize, || {
+                format!("{runs} tasks of {job} run, and the rotation counts {counted}")
+            })?;
+        }
         ensure(bytes == self.bytes, || format!("{bytes} bytes wait, and {} are counted", self.bytes))?;
         let mut noted = self.deadlines.clone();
         noted.extend(self.overdue.iter().map(|((job, when, index), lane)| {

@@ -7,7 +7,7 @@ use crate::engine::queue::rotation::Hold;
 use crate::engine::queue::task::{Held, HeldBack, Running, Wait};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
-use crate::model::outcome::Room;
+use crate::model::outcome::ShortOf;
 use crate::model::tenant::{Parties, TenantNo};
 use crate::store::LaneNumber;
 
@@ -117,8 +117,8 @@ impl Queue {
     }
 
     /// How many tasks in memory wait for room on the disk, or within what their tenants may store.
-    pub(crate) fn held_for_room(&self, room: Room) -> u64 {
-        let is_it = |held: &&HeldBack| matches!(&held.wait, Wait::Disk { of, .. } if *of == room);
+    pub(crate) fn held_for_room(&self, of: ShortOf) -> u64 {
+        let is_it = |held: &&HeldBack| matches!(&held.wait, Wait::Disk { of: it, .. } if *it == of);
         self.waiting_for_disk.values().filter(is_it).count() as u64
     }
 

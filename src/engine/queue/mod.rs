@@ -368,6 +368,13 @@ impl Queue {
         Ok(())
     }
 
+    /// As [`Queue::start`], for a task that was not picked: its attempt has run since before its job was read again.
+    pub(crate) fn start_unpicked(&mut self, id: TaskId, running: Running) -> Result<(), Held> {
+        self.start(id, running)?;
+        self.rotation.runs(id.job);
+        Ok(())
+    }
+
     /// Takes out a running task whose attempt has ended. `None`: the attempt is not the task's current one.
     ///
     /// The caller must put the task back, or say that it is leaving, before anything else happens.

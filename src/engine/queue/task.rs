@@ -9,7 +9,7 @@ use crate::model::failure::TaskError;
 use crate::model::host::Host;
 use crate::model::ids::{Fence, TaskId, TaskIndex};
 use crate::model::job::Stop;
-use crate::model::outcome::Room;
+use crate::model::outcome::ShortOf;
 use crate::model::spec::TaskSpec;
 use crate::model::storage::StorageHold;
 use crate::model::time::Timestamp;
@@ -71,7 +71,7 @@ pub(crate) enum Wait {
     /// Free disk space, or room within what the tenant may store; the task is PENDING.
     Disk {
         /// Which of them.
-        of: Room,
+        of: ShortOf,
         /// The directory, relative to the download root, on whose file system it is needed.
         folder: String,
         /// How much is needed.

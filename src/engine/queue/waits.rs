@@ -7,7 +7,7 @@ use crate::engine::queue::Queue;
 use crate::engine::queue::lane::Head;
 use crate::engine::queue::task::{BatchNumber, Held, HeldBack, Queued, Wait, Waiting, due_task};
 use crate::model::ids::{JobId, TaskId, TaskIndex};
-use crate::model::outcome::Room;
+use crate::model::outcome::ShortOf;
 use crate::model::time::Timestamp;
 use crate::store::{DueTask, LaneNumber};
 
@@ -203,7 +203,7 @@ impl Queue {
 
     /// `limit` tasks that wait for room, each with where it needs how many bytes: those behind `after`, and then from
     /// the first one on, so that who looks again and again looks at each.
-    pub(crate) fn waiting_for_disk(&self, after: Option<TaskId>, limit: usize) -> Vec<(TaskId, Room, String, u64)> {
+    pub(crate) fn waiting_for_disk(&self, after: Option<TaskId>, limit: usize) -> Vec<(TaskId, ShortOf, String, u64)> {
         let need = |(id, waiting): (&TaskId, &HeldBack)| match &waiting.wait {
             Wait::Disk { of, folder, bytes, .. } => Some((*id, *of, folder.clone(), *bytes)),
             _ => None,

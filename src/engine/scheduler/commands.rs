@@ -158,7 +158,7 @@ impl Scheduler {
         let by = &by;
         let Some(run) = self.jobs.get_mut(job) else { return command.refuse(EngineError::NoJob(job)) };
         let state = run.job.state;
-        let wrong = |event| EngineError::from(WrongState { state, event });
+        let wrong = |event| EngineError::WrongState(job, WrongState { state, event });
         match command {
             JobCommand::AddTasks { chunk_id, digest, tasks, reply } => {
                 self.add_tasks(job, chunk_id, digest, tasks, by, reply);
@@ -201,7 +201,8 @@ impl Scheduler {
     ) {
         let now = self.now();
         let Ok(count) = TaskIndex::try_from(tasks.specs.len()) else {
-            return answer(reply, Err(EngineError::TooManyTasks));
+            let id = self.job_id(now);
+            return answer(reply, Err(EngineError::TooManyTasks(id)));
         };
         if self.is_full_of_jobs(spec.memory_bytes(), 0) {
             return self.refuse_new(request, &by, EngineError::TooManyJobs, reply);
@@ -301,7 +302,7 @@ impl Scheduler {
         let has_too_many = u64::from(run.job.counts.total) + run.adding() + count > u64::from(u32::MAX);
         let tenant = run.job.tenant.no;
         let full = match (has_too_many, self.is_full_of_jobs(0, 0)) {
-            (true, _) => Some(EngineError::TooManyTasks),
+            (true, _) => Some(EngineError::TooManyTasks(job)),
             (_, true) => Some(EngineError::TooManyJobs),
             _ => {
                 let admitted = self.admits(tenant, 0, count);
@@ -360,7 +361,7 @@ impl Scheduler {
         };
         let change = match run.job_mut().apply(event, now) {
             Ok(change) => change,
-            Err(wrong) => return answer(reply, Err(wrong.into())),
+            Err(wrong) => return answer(reply, Err(EngineError::WrongState(job, wrong))),
         };
         match change {
             Change::Stopping if !matches!(run.stage, Stage::Sweeping(_)) => self.stopping(job),

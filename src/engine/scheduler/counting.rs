@@ -14,7 +14,7 @@ use crate::limits::Blocked;
 use crate::model::host::Host;
 use crate::model::ids::JobId;
 use crate::model::job::JobState;
-use crate::model::outcome::Room;
+use crate::model::outcome::ShortOf;
 use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
 use crate::model::told;
@@ -46,8 +46,8 @@ impl Scheduler {
         while looks < LOOKS_MAX {
             let Some(job) = left.pop() else {
                 let mut waits = std::mem::take(&mut self.survey.waits);
-                waits.add(WaitReason::DiskSpace, self.queue.held_for_room(Room::Disk));
-                waits.add(WaitReason::TenantStorage, self.queue.held_for_room(Room::Tenant));
+                waits.add(WaitReason::DiskSpace, self.queue.held_for_room(ShortOf::Disk));
+                waits.add(WaitReason::TenantStorage, self.queue.held_for_room(ShortOf::Tenant));
                 waits.add(WaitReason::HostPaused, self.queue.held_for_hosts());
                 self.answer_survey(&waits);
                 self.survey.last = Some(waits);

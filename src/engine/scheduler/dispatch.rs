@@ -53,7 +53,7 @@ impl Scheduler {
     /// the origins.
     fn has_few_ends(&self) -> bool {
         let out = self.attempts.len() + self.ends.len();
-        self.outbox.takes_ends(self.places()) || out < self.places()
+        self.takes_ends() || out < self.places()
     }
 
     fn pick(&mut self, now: Timestamp) -> Option<(JobId, Queued, HostPermit)> {
@@ -139,6 +139,7 @@ impl Scheduler {
         let rest = stop.child_token();
         let meter = Arc::new(Meter::default());
         let stored = CancellationToken::new();
+        let is_last = options.retry.is_last(row.task.attempts);
         let launch = Launch {
             id,
             fence: row.task.fence,
@@ -159,6 +160,7 @@ impl Scheduler {
             first_start: row.task.start_time.unwrap_or(now),
             stored: stored.clone(),
             has_history: row.task.fence > 1,
+            is_last,
             cursor: task.cursor.clone(),
             credential,
         };
@@ -178,7 +180,7 @@ impl Scheduler {
         if !run.job_mut().counts.try_move(before, row.task.state, 1) {
             drop(launch);
             self.queue.unpick(job, lane);
-            return self.contradicted(job, &format!("no task was counted as {before:?}, and task {} is", id.index));
+            return self.contradicted(job, &format!("no task was counted as {before}, and task {} is", id.index));
         }
         // Last, since whatever runs is waited for.
         if let Err(held) = self.queue.start(id, running) {

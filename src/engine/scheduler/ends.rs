@@ -184,7 +184,7 @@ impl Scheduler {
             Err(wrong) => return self.contradicted(job, &format!("task {} was to time out: {wrong}", id.index)),
         }
         if !run.job_mut().counts.try_move(before, row.task.state, 1) {
-            return self.contradicted(job, &format!("no task was counted as {before:?}, and task {} was", id.index));
+            return self.contradicted(job, &format!("no task was counted as {before}, and task {} was", id.index));
         }
         self.outbox.moved(TaskMove { id, row: row.clone() });
         self.task_ended(id, task.lane, task.spec, row, now);

@@ -10,7 +10,7 @@ use crate::limits::Blocked;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::JobState;
-use crate::model::outcome::Room;
+use crate::model::outcome::ShortOf;
 use crate::model::storage::UsedUp;
 use crate::model::tenant::DEFAULT_NO;
 use crate::model::time::Timestamp;
@@ -163,8 +163,8 @@ fn task_reason(wait: &task::Wait) -> WaitReason {
     match wait {
         task::Wait::Backoff(_) => WaitReason::BackingOff,
         task::Wait::Host { .. } => WaitReason::HostPaused,
-        task::Wait::Disk { of: Room::Disk, .. } => WaitReason::DiskSpace,
-        task::Wait::Disk { of: Room::Tenant, .. } => WaitReason::TenantStorage,
+        task::Wait::Disk { of: ShortOf::Disk, .. } => WaitReason::DiskSpace,
+        task::Wait::Disk { of: ShortOf::Tenant, .. } => WaitReason::TenantStorage,
     }
 }
 

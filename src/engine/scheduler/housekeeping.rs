@@ -13,7 +13,7 @@ use crate::engine::scheduler::read::{Read, Removable};
 use crate::engine::scheduler::{DISK_LOOK, Forgetting, Scheduler};
 use crate::engine::timers::Timer;
 use crate::model::ids::{JobId, TaskId};
-use crate::model::outcome::Room;
+use crate::model::outcome::ShortOf;
 use crate::model::storage::Storage;
 use crate::model::tenant::{Owner, TenantNo};
 use crate::store::{Purged, StoreError};
@@ -158,9 +158,9 @@ impl Scheduler {
         }
         let waiting = self.queue.waiting_for_disk(self.looks.space_after, WAITING_MAX);
         self.looks.space_after = waiting.last().map(|(id, ..)| *id);
-        let tenant = |(id, of, folder, bytes): (TaskId, Room, String, u64)| {
+        let tenant = |(id, of, folder, bytes): (TaskId, ShortOf, String, u64)| {
             let tenant = self.jobs.get(id.job).map(|run| run.job.tenant.clone()).unwrap_or_default();
-            let storage = (of == Room::Tenant).then(|| self.jobs.storage(tenant.no).clone());
+            let storage = (of == ShortOf::Tenant).then(|| self.jobs.storage(tenant.no).clone());
             (id, tenant, storage, folder, bytes)
         };
         let waiting: Vec<_> = waiting.into_iter().map(tenant).collect();

@@ -14,7 +14,11 @@ use crate::model::failure::{Failure, FailureReason};
 impl Scheduler {
     /// Takes a page: into the batch, or where that has enough of them, into one that follows.
     pub(super) fn page(&mut self, incoming: Incoming) {
-        if self.outbox.takes_pages() { self.keep_page(incoming) } else { self.incoming.push_back(incoming) }
+        if self.outbox.takes_pages() && !self.store_rests() {
+            self.keep_page(incoming);
+        } else {
+            self.incoming.push_back(incoming);
+        }
     }
 
     /// A batch is on its way: the next one takes what waited for it. Pages fill half of it at first, then come ends, and what is left
@@ -28,6 +32,7 @@ impl Scheduler {
 
     fn take_incoming(&mut self, takes_more: impl Fn(&Outbox) -> bool) {
         while takes_more(&self.outbox)
+            && !self.store_rests()
             && let Some(incoming) = self.incoming.pop_front()
         {
             self.keep_page(incoming);

@@ -67,7 +67,9 @@ impl LateReads {
 
     /// Forgets the tasks of a job.
     pub(super) fn forget_job(&mut self, job: JobId) {
-        self.failed.retain(|id, _| id.job != job);
+        if !self.failed.is_empty() {
+            self.failed.retain(|id, _| id.job != job);
+        }
     }
 
     /// Notes that a task has rested.

@@ -267,7 +267,8 @@ impl Scheduler {
             self.survey_on();
             let running = self.attempts.len();
             let linger = lingering.left(&self.outbox, running);
-            let linger = linger.filter(|_| self.pieces.is_empty() && !self.draining && self.takes_ends());
+            let is_full = !self.outbox.takes_ends(self.places());
+            let linger = linger.filter(|_| self.pieces.is_empty() && !self.draining && !is_full);
             let mut has_places = false;
             if linger.is_none() {
                 has_places = self.begin_commits().await;
@@ -282,7 +283,7 @@ impl Scheduler {
             // While nothing can be committed, what adds to the batch is refused, and deletions have to come through.
             let roomy = self.outbox.is_roomy() || self.is_blocked();
             let goes_on = self.survey.is_under_way() || (self.queue.has_to_wake() || has_places) && !self.draining;
-            let wait = if goes_on { Duration::ZERO } else { self.wait() };
+            let wait = self.wait();
             let takes_ends = self.takes_ends();
             self.runner.metrics.looped(woken.elapsed());
             let gathers = self.attempts.rest().filter(|_| takes_ends);
@@ -300,12 +301,10 @@ impl Scheduler {
                     }
                 }
                 () = self.runner.hosts.freed(), if gathers.is_none() => {}
-                changed = self.link.condition.changed() => {
-                    if changed.is_err() {
-                        return Err(lost());
-                    }
-                }
-                () = sleep => {}
+                changed = self.link.changed() => changed.map_err(|_| lost())?,
+                // To sleep no time takes until the next tick of the clock.
+                () = tokio::task::yield_now(), if goes_on => {}
+                () = sleep, if !goes_on => {}
             }
             woken = Instant::now();
             // The order above is fixed, so that a simulation can be repeated: whatever else is ready has its turn now.
@@ -362,7 +361,12 @@ impl Scheduler {
 
     /// Whether attempts that have ended are taken in, with what they bring. A drain that gives up waits for none.
     fn takes_ends(&self) -> bool {
-        self.outbox.takes_ends(self.places()) || self.is_cut
+        self.outbox.takes_ends(self.places()) && !self.store_rests() || self.is_cut
+    }
+
+    /// Whether the store is to be given no more than callers wait for.
+    fn store_rests(&self) -> bool {
+        *self.link.rest.borrow()
     }
 
     /// How many tasks may run at once.

@@ -187,7 +187,7 @@ impl Scheduler {
                 self.hastened(job, *number, &hastened);
             }
             Effect::PutBack { nth, job, events } => {
-                let retried = retries.get(nth).copied().unwrap_or_default();
+                let retried = retries.get_mut(nth).map(std::mem::take).unwrap_or_default();
                 self.have_put_back(job, retried, events);
             }
             Effect::Purged { nth, job } => {
@@ -294,7 +294,14 @@ impl Scheduler {
         for host in self.runner.hosts.take_freed() {
             self.wake_host(&host);
         }
-        tracing::info!(?limits, "limits changed");
+        tracing::info!(
+            max_concurrent_tasks = limits.max_concurrent_tasks,
+            max_per_host = limits.max_per_host,
+            requests_per_second_per_host = limits.requests_per_second_per_host,
+            bytes_per_second = limits.bytes_per_second,
+            hosts_with_limits = limits.hosts.len(),
+            "limits changed"
+        );
         answer(reply, Ok(limits));
     }
 
@@ -307,7 +314,7 @@ impl Scheduler {
     fn swept(&mut self, job: JobId, state: TaskState, swept: &Swept, events: Vec<Arc<StoredEvent>>) {
         let Some(run) = self.jobs.get_mut(job) else { return };
         if !run.job.counts.has(state, swept.count) {
-            return self.contradicted(job, &format!("{} tasks were {state:?}, more than were counted", swept.count));
+            return self.contradicted(job, &format!("{} tasks were {state}, more than were counted", swept.count));
         }
         self.runner.metrics.tasks_ended(run.kind(), End::Cancelled, u64::from(swept.count));
         let counts_hold = run.swept(state, swept.count, swept.next);
@@ -317,7 +324,7 @@ impl Scheduler {
         }
         self.hub.publish(publish, events);
         if !counts_hold {
-            return self.contradicted(job, &format!("tasks are counted as {state:?}, and the store has none"));
+            return self.contradicted(job, &format!("tasks are counted as {state}, and the store has none"));
         }
         self.go_on_with(job);
     }
@@ -325,11 +332,13 @@ impl Scheduler {
     fn have_put_back(&mut self, job: JobId, retried: Retried, events: Vec<Arc<StoredEvent>>) {
         let Some(run) = self.jobs.get_mut(job) else { return };
         run.in_flight = false;
+        let failed_count = retried.failed_count();
         let Retried { failed, cancelled, first: lowest, next } = retried;
-        if !run.job.counts.has(TaskState::Failed, failed) || !run.job.counts.has(TaskState::Cancelled, cancelled) {
+        if !run.job.counts.has(TaskState::Failed, failed_count) || !run.job.counts.has(TaskState::Cancelled, cancelled)
+        {
             return self.contradicted(job, "more tasks were put back than had failed or been cancelled");
         }
-        run.job_mut().put_back(failed, cancelled, next);
+        run.job_mut().put_back(&failed, cancelled, next);
         let published = run.job.clone();
         self.publish(published, events);
         let Some(run) = self.jobs.get_mut(job) else { return };
@@ -366,7 +375,7 @@ impl Scheduler {
         let counts = run.job.counts;
         tracing::info!(
             job = %job,
-            state = ?run.job.state,
+            state = %run.job.state,
             tasks = counts.total,
             succeeded = counts.succeeded,
             failed = counts.failed,

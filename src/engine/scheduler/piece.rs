@@ -40,14 +40,14 @@ impl Piece {
 
 /// What one commit has room for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Room {
+pub(crate) struct CommitRoom {
     /// Rows of all pieces together.
     pub(crate) rows: u32,
     /// Rows that a piece may always move. Not more than all.
     pub(crate) share: u32,
 }
 
-impl Room {
+impl CommitRoom {
     /// What of the room a piece takes that has so many rows to look at: its share, unless it is small. Its statements take some
     /// time, too.
     fn cost(self, need: u32) -> u32 {
@@ -84,7 +84,7 @@ impl Pieces {
     /// Takes out a round, each piece with how many rows it may move: those that are awaited first, in the order in which they
     /// came, then purges. Where there are more than fit, the last place is a purge's. It is of `all` pieces or of those alone that
     /// end or remove work. `need` says how many rows a piece has to look at, at most.
-    pub(crate) fn round(&mut self, room: Room, all: bool, need: impl Fn(Piece) -> u32) -> Vec<(Piece, u32)> {
+    pub(crate) fn round(&mut self, room: CommitRoom, all: bool, need: impl Fn(Piece) -> u32) -> Vec<(Piece, u32)> {
         let cost = |piece| room.cost(need(piece));
         let kept = if room.rows > room.share && !self.purges.is_empty() { room.share } else { 0 };
         let (mut round, mut rest, mut sum) = (Vec::new(), VecDeque::new(), 0);
@@ -142,7 +142,7 @@ mod tests {
 
     /// A round of at most so many pieces, of which each has much to do.
     fn round(pieces: &mut Pieces, max: u32, all: bool) -> Vec<Piece> {
-        let round = pieces.round(Room { rows: max * 256, share: 256 }, all, |_| u32::MAX);
+        let round = pieces.round(CommitRoom { rows: max * 256, share: 256 }, all, |_| u32::MAX);
         assert!(round.iter().all(|(_, rows)| *rows as usize == (max as usize * 256) / round.len()));
         round.into_iter().map(|(piece, _)| piece).collect()
     }
@@ -152,14 +152,14 @@ mod tests {
         let mut pieces = Pieces::default();
         (0..100).for_each(|number| pieces.add(Piece::Sweep(job(number))));
         let need = |piece: Piece| if piece.job() == job(1) { 100_000 } else { 1 };
-        let room = Room { rows: 4096, share: 256 };
+        let room = CommitRoom { rows: 4096, share: 256 };
         let first = pieces.round(room, true, need);
         assert_eq!((first.len(), first[0].1, first[1].1), (61, 64, 256));
         assert_eq!(pieces.round(room, true, need).len(), 39);
         pieces.add(Piece::Sweep(job(1)));
         assert_eq!(pieces.round(room, true, need), [(Piece::Sweep(job(1)), 4096)], "alone it has all of it");
         pieces.add(Piece::Sweep(job(2)));
-        assert_eq!(pieces.round(Room { rows: 1, share: 256 }, true, need).len(), 1);
+        assert_eq!(pieces.round(CommitRoom { rows: 1, share: 256 }, true, need).len(), 1);
     }
 
     #[test]

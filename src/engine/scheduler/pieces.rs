@@ -10,7 +10,7 @@ use crate::engine::effect::Effect;
 use crate::engine::jobs::{JobTable, Stage};
 use crate::engine::patience::caught;
 use crate::engine::scheduler::Scheduler;
-use crate::engine::scheduler::piece::{Piece, Room};
+use crate::engine::scheduler::piece::{CommitRoom, Piece};
 use crate::engine::scheduler::read::Read;
 use crate::engine::writer::Condition;
 use crate::model::ids::JobId;
@@ -40,7 +40,7 @@ impl Scheduler {
         let all = self.condition() == Condition::Writable;
         let known = &self.jobs;
         let need = |piece| rows_of(piece, known);
-        for (piece, share) in self.pieces.round(Room { rows: piece_rows, share: piece_share }, all, need) {
+        for (piece, share) in self.pieces.round(CommitRoom { rows: piece_rows, share: piece_share }, all, need) {
             match piece {
                 Piece::Sweep(job) => jobs.extend(self.sweep(job, share).then_some(job)),
                 Piece::Withdraw(job) => jobs.extend(self.withdraw(job, share).then_some(job)),

@@ -7,7 +7,6 @@ use crate::engine::effect::TenantDeletion;
 use crate::engine::queue::LaneRead;
 use crate::model::access::Actor;
 use crate::model::failure::TaskError;
-use crate::model::failures::Failures;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
@@ -110,8 +109,6 @@ pub(super) struct Retriable {
     pub(super) cancelled: u32,
     /// The failure that stays.
     pub(super) failure: Option<TaskError>,
-    /// All failures that stay, by kind.
-    pub(super) kinds: Failures,
 }
 
 /// Jobs that can be removed.

@@ -150,7 +150,7 @@ impl Scheduler {
             withdrawn: None,
         };
         let id = ended.id;
-        if let Err(held) = self.queue.start(id, running) {
+        if let Err(held) = self.queue.start_unpicked(id, running) {
             return self.contradicted(id.job, &format!("task {} has run and is {held:?}", id.index));
         }
         self.deferred_end(ended);

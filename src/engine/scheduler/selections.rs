@@ -183,7 +183,7 @@ impl Scheduler {
         let now = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return };
         if !run.job.counts.has(state, swept.count) {
-            return self.contradicted(job, &format!("{} tasks were {state:?}, more than were counted", swept.count));
+            return self.contradicted(job, &format!("{} tasks were {state}, more than were counted", swept.count));
         }
         run.in_flight = false;
         self.runner.metrics.tasks_ended(run.kind(), End::Cancelled, u64::from(swept.count));

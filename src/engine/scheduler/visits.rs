@@ -17,7 +17,6 @@ use crate::model::audit::Of;
 use crate::model::bag::http_is_erased;
 use crate::model::event::EventKind;
 use crate::model::failure::TaskError;
-use crate::model::failures::Failures;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::{Job, JobEvent, Kept, WrongState};
 use crate::model::task::TaskState;
@@ -87,7 +86,7 @@ impl Scheduler {
             command.refuse(EngineError::Contradiction(id));
             return self.unknown_job(job);
         }
-        let wrong = |event| EngineError::from(WrongState { state: job.state, event });
+        let wrong = |event| EngineError::WrongState(id, WrongState { state: job.state, event });
         match command {
             JobCommand::AddTasks { chunk_id, digest, reply, .. } => {
                 let known = match chunk {
@@ -161,16 +160,12 @@ impl Scheduler {
     fn retry(&mut self, mut job: Job, retriable: Retriable, by: &Actor, reply: Reply<Arc<Job>>) {
         let now = self.now();
         let id = job.id;
-        let Retriable { lanes, which, failed, cancelled, failure, kinds, .. } = retriable;
+        let Retriable { lanes, which, failed, cancelled, failure } = retriable;
         let tasks = u64::from(failed) + u64::from(cancelled);
-        let kept = Kept {
-            failures: job.counts.failed.saturating_sub(failed),
-            successes: job.counts.succeeded,
-            failure,
-            kinds,
-        };
+        let kept =
+            Kept { failures: job.counts.failed.saturating_sub(failed), successes: job.counts.succeeded, failure };
         if let Err(wrong) = job.apply(JobEvent::Retried(kept), now) {
-            answer(reply, Err(wrong.into()));
+            answer(reply, Err(EngineError::WrongState(id, wrong)));
             return self.next_visitor(id);
         }
         let in_pieces = !matches!(which, TaskChoice::These(_));
@@ -221,6 +216,9 @@ async fn find(runner: &Runner, id: JobId, command: &JobCommand) -> Result<Box<Fo
             JobCommand::Retry { which, .. } => found.retry = Some(retriable(runner, &job, which).await?),
             _ => {}
         }
+        if matches!(command, JobCommand::Delete { .. }) {
+            runner.files.drop_left(&job).await;
+        }
     }
     found.job = Some(job);
     Ok(found)
@@ -235,7 +233,6 @@ async fn retriable(
     let id = job.id;
     let (mut failed, mut cancelled) = (job.counts.failed, job.counts.cancelled);
     let mut failure = None;
-    let mut kinds = Failures::default();
     let mut which = which.clone();
     match &mut which {
         TaskChoice::All => {}
@@ -248,34 +245,33 @@ async fn retriable(
                 match states.get(index) {
                     Some(TaskState::Failed) => failed += 1,
                     Some(TaskState::Cancelled) => cancelled += 1,
-                    Some(_) => return Ok(Err(EngineError::NotRetryable(*index))),
+                    Some(_) => return Ok(Err(EngineError::NotRetryable(id, *index))),
                     None => return Ok(Err(EngineError::NoTask(id, *index))),
                 }
             }
             if failed < job.counts.failed {
                 failure = failure_that_stays(runner, job, indexes).await?;
-                kinds = staying(runner, job, indexes).await?;
             }
         }
         TaskChoice::Fitting(filter) => {
-            (failed, failure, kinds) = without_fitting(runner, job, filter).await?;
+            (failed, failure) = without_fitting(runner, job, filter).await?;
             cancelled = cancelled_fitting(runner, job, filter).await?;
         }
     }
     let lanes = patiently(|| store.lanes(id)).await?;
-    Ok(Ok(Retriable { lanes, which, failed, cancelled, failure, kinds }))
+    Ok(Ok(Retriable { lanes, which, failed, cancelled, failure }))
 }
 
-/// Returns how many failed tasks of a job fit, and of the others the first failure and all of them by kind.
+/// Returns how many failed tasks of a job fit, and of the others the first failure.
 async fn without_fitting(
     runner: &Runner,
     job: &Job,
     filter: &TaskFilter,
-) -> Result<(u32, Option<TaskError>, Failures), StoreError> {
+) -> Result<(u32, Option<TaskError>), StoreError> {
     if !filter.has_state(TaskState::Failed) {
-        return Ok((0, job.failure.as_deref().cloned(), job.failures.clone()));
+        return Ok((0, job.failure.as_deref().cloned()));
     }
-    let (mut count, mut kinds) = (0, Failures::default());
+    let mut count = 0;
     let mut first: Option<StoredTask> = None;
     let mut from = Some(0);
     while let Some(start) = from {
@@ -287,13 +283,12 @@ async fn without_fitting(
                 count += 1;
                 continue;
             }
-            kinds.note(task.index, error, &task.failed_host());
             if first.as_ref().is_none_or(|first| task.row.task.end_time < first.row.task.end_time) {
                 first = Some(task);
             }
         }
     }
-    Ok((count, first.and_then(|task| task.placed_error()), kinds))
+    Ok((count, first.and_then(|task| task.placed_error())))
 }
 
 /// Returns how many cancelled tasks of a job fit.
@@ -341,32 +336,6 @@ fn first_to_fail(before: Option<StoredTask>, tasks: impl Iterator<Item = StoredT
     before.into_iter().chain(tasks).min_by_key(|task| task.row.task.end_time)
 }
 
-/// Returns the failures of a job without those of the tasks that are put back.
-async fn staying(runner: &Runner, job: &Job, indexes: &[TaskIndex]) -> Result<Failures, StoreError> {
-    let mut kinds = job.failures.clone();
-    let mut left = indexes;
-    while let Some(start) = left.first().copied() {
-        let limit = tasks_to_read(left);
-        let page = patiently(|| runner.store.tasks(job.id, &[TaskState::Failed], start, limit)).await?;
-        let next = page.items.last().filter(|_| page.has_more).and_then(|last| last.index.checked_add(1));
-        for task in page.items.iter().filter(|task| left.binary_search(&task.index).is_ok()) {
-            if let Some(error) = &task.row.task.error {
-                kinds.forget(task.index, error, &task.failed_host());
-            }
-        }
-        // Behind the last page none has failed.
-        let Some(next) = next else { break };
-        left = &left[left.partition_point(|index| *index < next)..];
-    }
-    Ok(kinds)
-}
-
-/// How many tasks to read from the first of these on: as many as lie close together, so that few others come with them.
-fn tasks_to_read(indexes: &[TaskIndex]) -> u32 {
-    let end = indexes.first().map_or(0, |first| first.saturating_add(FAILURES_MAX));
-    u32::try_from(indexes.partition_point(|index| *index < end)).unwrap_or(FAILURES_MAX).max(1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,13 +343,6 @@ mod tests {
     use crate::model::task::Task;
     use crate::model::time::Timestamp;
     use crate::store::TaskRow;
-
-    #[test]
-    fn tasks_that_lie_close_together_are_read_at_once() {
-        let all: Vec<TaskIndex> = (0..5_000).collect();
-        assert_eq!([tasks_to_read(&all), tasks_to_read(&all[4_990..])], [FAILURES_MAX, 10]);
-        assert_eq!([tasks_to_read(&[7, 900, 1_007]), tasks_to_read(&[u32::MAX - 1])], [2, 1]);
-    }
 
     /// Tasks are read in pages, in order of index, and end in another order.
     #[test]

@@ -138,12 +138,12 @@ impl Book {
         };
         if creator != LOCAL && !self.numbered(creator).is_some_and(submits) {
             return fail(format!(
-                "the credential `{name}` cannot be used any more, since whoever made the job may not submit"
+                "the credential `{name}` cannot be used any more, since the principal that submitted the job may no longer submit"
             ));
         }
         let Some(credential) = self.credentials.usable(tenant, name, creator) else {
             return fail(format!(
-                "there is no credential `{name}` that whoever made the job may use; ask an admin of the tenant"
+                "there is no credential `{name}` that the principal of the job may use; ask an admin of the tenant"
             ));
         };
         if credential.value.is_none() {
@@ -202,7 +202,7 @@ fn number_of(name: &str, book: &Book, by: &Actor) -> Result<u64, AccessError> {
         return Ok(LOCAL);
     }
     let known = book.principal(name).filter(|principal| by.sees(principal));
-    let unknown = || AccessError::Invalid("credential.users", format!("has `{name}`, and there is no such principal"));
+    let unknown = || AccessError::Invalid("credential.users", format!("names `{name}`, which is not a principal"));
     known.map(|principal| principal.no).ok_or_else(unknown)
 }
 

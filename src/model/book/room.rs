@@ -31,7 +31,7 @@ impl Book {
             self.principals.values().filter(|it| of_tenant(it)).partition(|it| it.is_gone);
         if living.len() >= TENANT_PRINCIPALS_MAX || gone.len() >= ENTRIES_MAX {
             let what = "the tenant has 10,000 principals, or has deleted 100,000, the most that it may; update those that it has";
-            return Err(AccessError::TooManyOf(what, "principals"));
+            return Err(AccessError::TooManyOf(what, format!("tenants/{}/principals", home.unwrap_or_default())));
         }
         // Principals of tenants leave those of the server alone.
         let is_beside = |it: &Principal| !it.is_gone && it.home().is_some() == home.is_some();
@@ -55,12 +55,18 @@ impl Book {
             (
                 PRINCIPAL_TOKENS_MAX,
                 &|token| token.principal == owner.no,
-                AccessError::TooManyOf("the principal has 5,000 tokens, the most that it may; revoke some", "tokens"),
+                AccessError::TooManyOf(
+                    "the principal has 5,000 tokens, the most that it may; revoke some",
+                    format!("principals/{}/tokens", owner.name),
+                ),
             ),
             (
                 TENANT_TOKENS_MAX,
                 &|token| owner.home().is_some() && home(token) == owner.home(),
-                AccessError::TooManyOf("the tenant has 10,000 tokens, the most that it may; revoke some", "tokens"),
+                AccessError::TooManyOf(
+                    "the tenant has 10,000 tokens, the most that it may; revoke some",
+                    format!("tenants/{}/tokens", owner.home().unwrap_or_default()),
+                ),
             ),
             (ENTRIES_MAX, &|token| home(token).is_some() == owner.home().is_some(), AccessError::TooMany("tokens")),
         ];

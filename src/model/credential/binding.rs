@@ -16,8 +16,11 @@ use crate::model::method;
 
 /// Methods that go with a credential which names none.
 const METHODS_DEFAULT: [&str; 2] = ["GET", "HEAD"];
-/// Parts of a path that origins read in more than one way, in lower case.
-const AMBIGUOUS: [&str; 6] = ["//", "\\", ";", "%2f", "%5c", "%2e"];
+/// Parts of a path that origins read in more than one way, in lower case. No prefix of a path has one.
+const SEPARATORS: [&str; 6] = ["//", "\\", ";", "%2f", "%5c", "%2e"];
+/// More of them, that no URL may have: what is encoded twice, control characters (the first of which ends a text in C), and bytes
+/// that some read as separators since they are no UTF-8.
+const DISGUISED: [&str; 9] = ["%25", "%0", "%1", "%7f", "%c0", "%c1", "%e0%8", "%e0%9", "%f0%8"];
 /// Labels that the suffix behind `*.` has at least: `*.com` would be everybody's.
 const SUFFIX_LABELS_MIN: usize = 2;
 
@@ -105,8 +108,13 @@ impl Binding {
 
 /// Returns whether origins may read a path in more than one way.
 fn is_ambiguous(path: &str) -> bool {
+    let is_no_digits = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() < 2;
+    has_any(path, &SEPARATORS) || has_any(path, &DISGUISED) || path.split('%').skip(1).any(is_no_digits)
+}
+
+fn has_any(path: &str, parts: &[&str]) -> bool {
     let path = path.to_ascii_lowercase();
-    AMBIGUOUS.iter().any(|part| path.contains(part))
+    parts.iter().any(|part| path.contains(part))
 }
 
 /// Returns why a credential cannot go with this method; `None` where it can.
@@ -203,7 +211,7 @@ impl FromStr for HostPattern {
                     return Err(BadPattern("has an empty label, or a dot at its end"));
                 }
                 if is_suffix && name.split('.').count() < SUFFIX_LABELS_MIN {
-                    return Err(BadPattern("has fewer than two labels behind `*.`"));
+                    return Err(BadPattern("has fewer than two labels after `*.`"));
                 }
             }
             Host::Ipv4(_) | Host::Ipv6(_) if is_suffix => {
@@ -241,7 +249,10 @@ impl FromStr for PathPrefix {
                             percent-encoded separators";
         let mut url = Url::parse("https://host/").map_err(|_| BadPattern(RULE))?;
         let is_path = text.starts_with('/') && !text.contains(['?', '#']) && !text.chars().any(char::is_control);
-        if !is_path || is_ambiguous(text) || text.len() > 1024 || text.split('/').any(|part| matches!(part, "." | ".."))
+        if !is_path
+            || has_any(text, &SEPARATORS)
+            || text.len() > 1024
+            || text.split('/').any(|part| matches!(part, "." | ".."))
         {
             return Err(BadPattern(RULE));
         }

@@ -79,13 +79,11 @@ impl Entries {
         }
         let wrong = |why: String| Wrong { line, why };
         let Some(open) = &mut self.open else {
-            return Err(wrong(
-                "an option stands before the first URL; write the URL first, without a space".to_owned(),
-            ));
+            return Err(wrong("an option comes before the first URL; write the URL first, without a space".to_owned()));
         };
         let Some((name, value)) = option(text.trim()) else {
             // What stands here may be a password, so it is not repeated.
-            return Err(wrong("this is not an option; write NAME=VALUE, or take the space away".to_owned()));
+            return Err(wrong("this is not an option; write NAME=VALUE, or remove the leading space".to_owned()));
         };
         open.bytes += text.len() + SLOT_BYTES;
         if open.bytes > LINE_BYTES_MAX {
@@ -151,11 +149,11 @@ impl Open {
             }
             "retry-wait" => file.retry_wait = number(name, value)?,
             "pause" if switch(name, value)? => {
-                return Err("`pause` has no equivalent for one file; take it out, or pause the job".to_owned());
+                return Err("`pause` has no equivalent for one file; remove it, or pause the job".to_owned());
             }
             "pause" => {}
             _ if OF_ARIA2.contains(&name) => {}
-            _ => return Err(format!("the option `{}` has no equivalent here; take it out", shown(name))),
+            _ => return Err(format!("the option `{}` has no equivalent here; remove it", shown(name))),
         }
         Ok(())
     }

@@ -82,7 +82,7 @@ pub fn files(document: &str) -> Result<Vec<Entry>, Wrong> {
                     (None, None) => return Err(wrong(format!("the entity `{}` is unknown", shown(&name)))),
                 }
             }
-            Event::DocType(_) => return Err(wrong("a document with a DOCTYPE is not read; take it out".to_owned())),
+            Event::DocType(_) => return Err(wrong("a document with a DOCTYPE is not accepted; remove it".to_owned())),
             Event::Eof if state.path.is_empty() => return Ok(state.files),
             Event::Eof => return Err(wrong("the document ends before its elements do".to_owned())),
             Event::Decl(_) | Event::PI(_) | Event::Comment(_) => {}
@@ -113,7 +113,7 @@ impl State {
         self.text.clear();
         match name.as_str() {
             "file" if self.file.is_some() => {
-                return Err("a `file` stands within another; write them one after the other".to_owned());
+                return Err("a `file` is inside another; write them one after the other".to_owned());
             }
             "file" => {
                 let path = attribute(start, "name")?.unwrap_or_default();
@@ -154,7 +154,7 @@ impl State {
                 let Open { line, mut file, urls, unchecked } = self.file.take().unwrap_or_default();
                 if let (Some(kind), true) = (unchecked, file.checksums.is_empty()) {
                     return Err(format!(
-                        "the file `{}` has hashes of kinds alone that are not checked here (`{}`); add a sha-256",
+                        "the file `{}` has only hashes of unknown kinds (`{}`); add a sha-256",
                         shown(&file.path),
                         shown(&kind)
                     ));
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!((file.bytes, file.checksums), (Some(7), vec!["sha256:ab".to_owned()]));
         for (document, sign) in [
             ("<file name='x'><hash type='sha-384'>ab</hash><url>http://a/</url></file>", "sha-384"),
-            ("<file name='x'><url>http://a/</url><file name='y'><url>http://b/</url></file></file>", "within"),
+            ("<file name='x'><url>http://a/</url><file name='y'><url>http://b/</url></file></file>", "inside"),
         ] {
             let wrong = only(&format!("<metalink>{document}</metalink>")).unwrap_err();
             assert!(wrong.why.contains(sign), "{wrong}");

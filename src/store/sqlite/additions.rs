@@ -8,11 +8,11 @@ use crate::model::ids::{JobId, TaskIndex};
 use crate::model::spec::Work;
 use crate::store::sqlite::columns::{blob, digest_of, keyed_blob};
 use crate::store::sqlite::errors::{Fault, guard};
-use crate::store::sqlite::insert::Together;
 use crate::store::sqlite::jobs;
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::job_no;
+use crate::store::sqlite::script::Script;
 use crate::store::sqlite::tasks::{self, NewTask};
 use crate::store::{Added, Addition, Chunk, StoreError};
 use crate::vault::Vault;
@@ -26,12 +26,13 @@ fn chunk_of(vault: &Vault, (first, count, digest): ChunkRow) -> Result<Chunk, St
 
 /// Adds a chunk, unless it is known or its keys are taken.
 pub(super) async fn add(
-    conn: &mut SqliteConnection,
+    script: &mut Script<'_>,
     numbers: &mut Numbers,
     vault: &Vault,
     addition: &Addition,
 ) -> Result<Added, Fault> {
     let no = numbers.job(addition.job)?;
+    let conn = script.conn().await?;
     jobs::insert_lanes(conn, no, &addition.new_lanes).await?;
     if let Some(chunk) = known(conn, vault, no, addition).await? {
         return Ok(Added::Known(chunk));
@@ -47,9 +48,7 @@ pub(super) async fn add(
         .zip(&addition.tasks)
         .map(|(index, (lane, spec))| NewTask { no, job, index, lane: *lane, spec })
         .collect();
-    let mut inserts = Together::new(conn);
-    tasks::insert(&mut inserts, vault, &new).await?;
-    inserts.finish().await?;
+    tasks::insert(script, vault, &new).await?;
     if !addition.chunk_id.is_empty() {
         sqlx::query("INSERT INTO chunks (job, id, first, count, digest) VALUES (?1, ?2, ?3, ?4, ?5)")
             .bind(no)
@@ -57,7 +56,7 @@ pub(super) async fn add(
             .bind(first)
             .bind(addition.tasks.len() as i64)
             .bind(keyed_blob(&addition.digest))
-            .execute(conn)
+            .execute(script.conn().await?)
             .await?;
     }
     Ok(Added::Stored { first })

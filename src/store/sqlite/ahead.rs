@@ -22,12 +22,12 @@ const PIECE_BYTES: usize = 1 << 18;
 #[derive(Clone, Debug)]
 pub(super) struct Ahead {
     path: PathBuf,
-    /// How long the log becomes before it is copied and begins anew, in bytes.
+    /// What the log becomes no longer than at most times, before it begins anew, in bytes.
     bytes_max: u64,
 }
 
 impl Ahead {
-    /// The log of a database, which begins anew when it is about `bytes_max` long.
+    /// The log of a database, which at most times begins anew before it is longer than `bytes_max`.
     pub(super) fn of(database: &Path, bytes_max: u64) -> Ahead {
         let mut path = database.to_owned().into_os_string();
         path.push("-wal");

@@ -10,6 +10,7 @@ use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::numbers::Numbers;
+use crate::store::sqlite::script::Script;
 use crate::store::sqlite::{access, additions, events, jobs, pages, pauses, pieces, purge, states};
 use crate::store::{
     Added, Addition, Batch, Claim, Committed, Hasten, Hastened, LaneNumber, NewEvent, NewPage, Purged, Retried, Retry,
@@ -19,42 +20,47 @@ use crate::vault::Vault;
 
 /// Applies the changes of a batch in the order of its fields. After a fault the transaction must be rolled back.
 pub(super) async fn apply(
-    conn: &mut SqliteConnection,
+    mut script: Script<'_>,
     numbers: &mut Numbers,
     vault: &Vault,
     batch: &Batch,
 ) -> Result<Committed, Fault> {
+    let script = &mut script;
     let mut committed = Committed {
-        submissions: jobs::submit(conn, numbers, vault, &batch.submissions).await?,
+        submissions: jobs::submit(script, numbers, vault, &batch.submissions).await?,
         ..Committed::default()
     };
-    numbers.learn(conn, batch).await?;
+    // Texts of what is submitted and of what happens to tasks are few, and of both together there are many.
+    script.send().await?;
+    numbers.learn(script, batch).await?;
     for addition in &batch.additions {
-        committed.additions.push(additions::add(conn, numbers, vault, addition).await?);
+        committed.additions.push(additions::add(script, numbers, vault, addition).await?);
+        script.send().await?;
     }
-    pages::insert(conn, numbers, vault, &batch.pages).await?;
-    pages::drop_all(conn, numbers, &batch.dropped_pages).await?;
-    states::apply(conn, numbers, &batch.moves).await?;
-    states::claim(conn, numbers, &batch.claims).await?;
-    pages::note_progress(conn, numbers, &batch.pages).await?;
-    jobs::move_heads(conn, numbers, &batch.lane_heads).await?;
+    pages::insert(script, numbers, vault, &batch.pages).await?;
+    pages::drop_all(script, numbers, &batch.dropped_pages).await?;
+    states::apply(script, numbers, &batch.moves).await?;
+    states::claim(script, numbers, &batch.claims).await?;
+    pages::note_progress(script, numbers, &batch.pages)?;
+    jobs::move_heads(script, numbers, &batch.lane_heads)?;
     for retry in &batch.retries {
         let upto = last_end(batch, retry.job)?;
-        committed.retries.push(pieces::retry(conn, numbers, retry, upto).await?);
+        committed.retries.push(pieces::retry(script.conn().await?, numbers, retry, upto).await?);
     }
     for sweep in &batch.sweeps {
-        committed.sweeps.push(pieces::sweep(conn, numbers, sweep).await?);
+        committed.sweeps.push(pieces::sweep(script.conn().await?, numbers, sweep).await?);
     }
     for hasten in &batch.hastens {
-        committed.hastened.push(pieces::hasten(conn, numbers, hasten).await?);
+        committed.hastened.push(pieces::hasten(script.conn().await?, numbers, hasten).await?);
     }
-    events::insert(conn, numbers, &batch.events).await?;
+    events::insert(script, numbers, &batch.events).await?;
     if batch.retries.is_empty() && batch.sweeps.is_empty() {
-        jobs::update(conn, numbers, &batch.jobs).await?;
+        jobs::update(script, numbers, &batch.jobs)?;
     } else {
-        jobs::update(conn, numbers, &adjusted(batch, &committed)?).await?;
+        jobs::update(script, numbers, &adjusted(batch, &committed)?)?;
     }
-    jobs::update_specs(conn, numbers, vault, &batch.respecced).await?;
+    jobs::update_specs(script, numbers, vault, &batch.respecced).await?;
+    let conn = script.conn().await?;
     committed.deletions = jobs::delete(conn, numbers, &batch.deletions).await?;
     for (job, rows_max) in &batch.purges {
         let purged = purge::purge(conn, numbers, *job, *rows_max).await?;
@@ -91,7 +97,7 @@ fn adjusted(batch: &Batch, committed: &Committed) -> Result<Vec<Arc<Job>>, Fault
     }
     let (retried, swept) = places.split_at(batch.retries.len());
     for (place, found) in retried.iter().zip(&committed.retries) {
-        Arc::make_mut(&mut jobs[*place]).put_back(found.failed, found.cancelled, found.next);
+        Arc::make_mut(&mut jobs[*place]).put_back(&found.failed, found.cancelled, found.next);
     }
     for ((place, found), sweep) in swept.iter().zip(&committed.sweeps).zip(&batch.sweeps) {
         Arc::make_mut(&mut jobs[*place]).swept(sweep.state, found.count);
@@ -109,7 +115,7 @@ pub(super) async fn apply_apart(
     let mut answers = Answers::default();
     for (job, part) in split(batch) {
         sqlx::query("SAVEPOINT part").execute(&mut *conn).await?;
-        match apply(conn, numbers, vault, &part).await {
+        match apply(Script::new(conn), numbers, vault, &part).await {
             Ok(committed) => answers.add(job, committed),
             Err(Fault::Refused(why)) => {
                 sqlx::query("ROLLBACK TO part").execute(&mut *conn).await?;
@@ -126,7 +132,7 @@ pub(super) async fn apply_apart(
         access: batch.access.clone(),
         ..Batch::default()
     };
-    apply(conn, numbers, vault, &rest).await?;
+    apply(Script::new(conn), numbers, vault, &rest).await?;
     Ok(answers.in_order_of(batch))
 }
 

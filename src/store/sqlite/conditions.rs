@@ -4,7 +4,7 @@ use crate::model::task_filter::TaskFilter;
 use crate::store::sqlite::values::{Value, Values};
 
 /// The error of the state row `s`.
-const ERROR: &str = "CASE typeof(s.error) WHEN 'integer' THEN (SELECT x.error FROM shared_errors x \
+pub(super) const ERROR: &str = "CASE typeof(s.error) WHEN 'integer' THEN (SELECT x.error FROM shared_errors x \
                      WHERE x.id = (s.id >> 32 << 32) + s.error) ELSE s.error END";
 
 /// A condition on what failed, with ` AND ` before it; empty where there is none.

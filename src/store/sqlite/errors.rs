@@ -1,5 +1,7 @@
 //! What an error of `SQLite` means for a batch or a read.
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::store::StoreError;
 
 /// Primary result codes (<https://sqlite.org/rescode.html>).
@@ -51,6 +53,24 @@ fn code(error: &sqlx::Error) -> Option<i64> {
     error.as_database_error()?.code()?.parse().ok()
 }
 
+/// What is said of an error: `SQLite` does not tell apart why a write failed.
+pub(super) fn told(error: &sqlx::Error) -> String {
+    let is_write = code(error) == Some(IO_ERROR_WRITE);
+    let most = getrlimit(Resource::Fsize).current.filter(|_| is_write);
+    with_cause(error.to_string(), most)
+}
+
+/// Names the limit of file sizes, if there is one, as what a write may have failed for.
+fn with_cause(text: String, most: Option<u64>) -> String {
+    match most {
+        Some(most) => format!(
+            "{text}; a file of this process may have at most {most} bytes (`ulimit -f`, `LimitFSIZE=`), and the database \
+             or its log needs more, perhaps: raise that limit"
+        ),
+        None => text,
+    }
+}
+
 /// Whether `SQLite` may have failed for want of room. A read needs some, too: the index of the log is a file.
 pub(super) fn is_want_of_room(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| {
@@ -68,7 +88,7 @@ impl From<sqlx::Error> for Fault {
             (IO_ERROR_SHM_SIZE, _) | (_, FULL) => Fault::Store(StoreError::Full(NO_ROOM.to_owned())),
             (_, BUSY | LOCKED) => Fault::Store(StoreError::Retry(LOCKED_BY_OTHERS.to_owned())),
             (IO_ERROR_NO_MEMORY, _) | (_, OUT_OF_MEMORY | SCHEMA) => Fault::Store(StoreError::Retry(text)),
-            (IO_ERROR_WRITE, _) => Fault::NotWritten(text),
+            (IO_ERROR_WRITE, _) => Fault::NotWritten(told(&error)),
             (_, CONSTRAINT | TOO_BIG) => Fault::Refused(text),
             _ => Fault::Store(StoreError::Fatal(text)),
         }
@@ -108,4 +128,16 @@ impl From<sqlx::Error> for StoreError {
 /// Returns [`Fault::Refused`] when a condition of the batch does not hold.
 pub(super) fn guard(holds: bool, what: impl FnOnce() -> String) -> Result<(), Fault> {
     if holds { Ok(()) } else { Err(Fault::Refused(what())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_failed_names_the_limit_of_file_sizes() {
+        assert_eq!(with_cause("disk I/O error".into(), None), "disk I/O error");
+        let told = with_cause("disk I/O error".into(), Some(4096));
+        assert!(told.contains("4096 bytes (`ulimit -f`"), "{told}");
+    }
 }

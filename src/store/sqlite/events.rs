@@ -6,7 +6,7 @@
 use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
-use sqlx::{AssertSqlSafe, SqliteConnection};
+use sqlx::AssertSqlSafe;
 
 use crate::model::event::{EventHead, EventKind};
 use crate::model::ids::{JobId, TaskIndex};
@@ -15,27 +15,26 @@ use crate::model::spec::{JobSpec, TaskOptions, TaskSpec};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::{Fault, guard};
-use crate::store::sqlite::insert::Insert;
+use crate::store::sqlite::insert::{Insert, Values};
 use crate::store::sqlite::lines::{self, Page, Readable};
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{StateLine, job_no, state_or_null, state_text};
+use crate::store::sqlite::script::Script;
 use crate::store::sqlite::sealed::{self, Bag, Place};
 use crate::store::{EventPage, LOOK_MAX, LaneNumber, Listed, NewEvent, StoreError, StoredEvent, StoredTask};
 use crate::vault::Vault;
 
 static EVENTS: Insert = Insert::new("events (id, kind, time, task, snapshot)", 5, "");
 
-pub(super) async fn insert(conn: &mut SqliteConnection, numbers: &Numbers, events: &[NewEvent]) -> Result<(), Fault> {
-    EVENTS
-        .run(conn, events, |row, event| {
-            let head = event.head;
-            row.add(key(numbers.job(event.job)?, place(head.sequence)?))?.add(head.kind as i64)?;
-            row.add(head.time.0)?.add(head.task.map(i64::from))?;
-            row.add(event.snapshot.as_deref().map(snapshot).transpose()?).map(drop)
-        })
-        .await?;
-    Ok(())
+pub(super) async fn insert(script: &mut Script<'_>, numbers: &Numbers, events: &[NewEvent]) -> Result<(), Fault> {
+    let bind = |row: &mut Values, event: &NewEvent| {
+        let head = event.head;
+        row.add(key(numbers.job(event.job)?, place(head.sequence)?))?.add(head.kind as i64)?;
+        row.add(head.time.0)?.add(head.task.map(i64::from))?;
+        row.add(event.snapshot.as_deref().map(snapshot).transpose()?).map(drop)
+    };
+    script.insert(&EVENTS, events, bind, None).await
 }
 
 /// The job as its event shows it, so without the options of its tasks: these may hold secrets, and no event shows them.

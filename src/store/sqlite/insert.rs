@@ -3,10 +3,6 @@
 //! An awaited statement costs tens of microseconds and a row a few, so a table's rows of a batch go in together. The
 //! texts have fixed numbers of rows, that each is prepared once and cached. The last statement is filled up with rows of
 //! NULL, which its condition leaves out: 63 rows are one statement, not nine.
-//!
-//! What costs is not the statement but the way to the thread of the connection and back. So inserts into several tables go
-//! there as one text where they have about as many rows ([`Together`]), and of each statement its result is waited for, not
-//! the end of the channel that it comes by ([`run`]).
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -19,12 +15,13 @@ use sqlx::{Arguments, AssertSqlSafe, Either, Execute, Executor as _, Sqlite, Sql
 use crate::store::sqlite::errors::Fault;
 
 /// Numbers of rows that a text may have. The largest stays far below `SQLite`'s limit of 32,766 parameters.
-const SIZES: [usize; 5] = [1, 4, 16, 64, 256];
+pub(super) const SIZES: [usize; 5] = [1, 4, 16, 64, 256];
 
 /// An insert into one table. The first column must never be NULL.
 pub(super) struct Insert {
     head: &'static str,
-    columns: usize,
+    /// How many columns it has.
+    pub(super) columns: usize,
     tail: &'static str,
     texts: [OnceLock<Arc<str>>; SIZES.len()],
 }
@@ -52,7 +49,8 @@ impl Insert {
         Ok(changed)
     }
 
-    fn bind<T>(
+    /// Binds the columns of rows.
+    pub(super) fn bind<T>(
         &self,
         values: &mut Values,
         items: &[T],
@@ -68,7 +66,7 @@ impl Insert {
     }
 
     /// The text for one of the [`SIZES`].
-    fn text(&self, place: usize) -> Arc<str> {
+    pub(super) fn text(&self, place: usize) -> Arc<str> {
         self.texts[place].get_or_init(|| self.build(SIZES[place]).into()).clone()
     }
 
@@ -87,7 +85,7 @@ impl Insert {
 }
 
 /// The place of the smallest of [`SIZES`] that holds so many rows.
-fn size_of_text(rows: usize) -> usize {
+pub(super) fn size_of_text(rows: usize) -> usize {
     SIZES.iter().position(|size| *size >= rows).unwrap_or(SIZES.len() - 1)
 }
 
@@ -98,89 +96,18 @@ pub(super) async fn run<'q>(
     conn: &mut SqliteConnection,
     query: impl Execute<'q, Sqlite> + 'q,
 ) -> Result<u64, sqlx::Error> {
-    results(conn, query, 1).await
-}
-
-/// Runs a text of so many statements and waits for the result of the last. Returns how many rows all of them changed.
-async fn results<'q>(
-    conn: &mut SqliteConnection,
-    query: impl Execute<'q, Sqlite> + 'q,
-    statements: usize,
-) -> Result<u64, sqlx::Error> {
     let mut steps = conn.fetch_many(query);
-    let (mut done, mut changed) = (0, 0);
-    while done < statements
-        && let Some(step) = steps.try_next().await?
-    {
+    while let Some(step) = steps.try_next().await? {
         if let Either::Left(result) = step {
-            changed += result.rows_affected();
-            done += 1;
+            return Ok(result.rows_affected());
         }
     }
     // The thread of the connection has died: what it was doing may be done or not.
-    if done < statements { Err(sqlx::Error::WorkerCrashed) } else { Ok(changed) }
-}
-
-/// Inserts into several tables, one after the other, which go to the connection together as far as they have texts of the
-/// same size: a batch has about as many jobs as specs, lanes and tasks, or as many pages as bodies. So there are few texts.
-pub(super) struct Together<'c> {
-    conn: &'c mut SqliteConnection,
-    size: usize,
-    text: String,
-    values: Values,
-    statements: usize,
-}
-
-impl<'c> Together<'c> {
-    /// The largest number of rows of an insert that goes with others. More cost more than their way.
-    const ROWS_MAX: usize = 64;
-
-    pub(super) fn new(conn: &'c mut SqliteConnection) -> Self {
-        Together { conn, size: 0, text: String::new(), values: Values(SqliteArguments::default()), statements: 0 }
-    }
-
-    /// Inserts a row for each item, now or with the next ones.
-    pub(super) async fn add<T: Sync>(
-        &mut self,
-        insert: &Insert,
-        items: &[T],
-        bind: impl Fn(&mut Values, &T) -> Result<(), Fault> + Send,
-    ) -> Result<(), Fault> {
-        if items.is_empty() {
-            return Ok(());
-        }
-        let size = size_of_text(items.len());
-        if size != self.size || items.len() > Self::ROWS_MAX {
-            self.finish().await?;
-        }
-        if items.len() > Self::ROWS_MAX {
-            return insert.run(self.conn, items, bind).await.map(drop);
-        }
-        self.size = size;
-        self.text += &insert.text(size);
-        self.text.push(';');
-        insert.bind(&mut self.values, items, &bind)?;
-        for _ in items.len() * insert.columns..SIZES[size] * insert.columns {
-            self.values.add(None::<i64>)?;
-        }
-        self.statements += 1;
-        Ok(())
-    }
-
-    /// Inserts what is left.
-    pub(super) async fn finish(&mut self) -> Result<(), Fault> {
-        let statements = std::mem::take(&mut self.statements);
-        if statements > 0 {
-            let values = std::mem::replace(&mut self.values, Values(SqliteArguments::default()));
-            let text = AssertSqlSafe(std::mem::take(&mut self.text));
-            results(self.conn, sqlx::query_with(text, values.0), statements).await?;
-        }
-        Ok(())
-    }
+    Err(sqlx::Error::WorkerCrashed)
 }
 
 /// The columns of rows, one after another.
-pub(super) struct Values(SqliteArguments);
+pub(super) struct Values(pub(super) SqliteArguments);
 
 impl Values {
     /// Adds the next column.

@@ -16,11 +16,12 @@ use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::{blob, digest_of, job_id, keyed_blob};
 use crate::store::sqlite::errors::{Fault, guard};
-use crate::store::sqlite::insert::{Insert, Together, run};
+use crate::store::sqlite::insert::{Insert, Values};
 use crate::store::sqlite::lines;
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{self, job_text};
+use crate::store::sqlite::script::{Check, Script};
 use crate::store::sqlite::sealed::{self, Place};
 use crate::store::sqlite::tasks::{self, NewTask};
 use crate::store::{LaneNumber, StoreError, Submission, Submitted};
@@ -39,7 +40,7 @@ static LANES: Insert = Insert::new("lanes (id, host, head)", 3, "");
 
 /// Inserts jobs with all that came with them, except those whose request id is known.
 pub(super) async fn submit(
-    conn: &mut SqliteConnection,
+    script: &mut Script<'_>,
     numbers: &mut Numbers,
     vault: &Vault,
     submissions: &[Submission],
@@ -50,9 +51,9 @@ pub(super) async fn submit(
     }
     let mut new: Vec<(i64, &Submission)> = Vec::with_capacity(submissions.len());
     for submission in submissions {
-        new.push((numbers.new_job(conn, submission.job.id, submission.tasks.len()).await?, submission));
+        new.push((numbers.new_job(script, submission.job.id, submission.tasks.len()).await?, submission));
     }
-    let known = known_requests(conn, vault, &new).await?;
+    let known = known_requests(script, vault, &new).await?;
     if !known.is_empty() {
         for (answer, (no, submission)) in answers.iter_mut().zip(&new) {
             if let Some((job, digest)) = known.get(no) {
@@ -62,13 +63,16 @@ pub(super) async fn submit(
         }
         new.retain(|(no, _)| !known.contains_key(no));
     }
-    insert(conn, vault, &new).await?;
+    insert(script, vault, &new).await?;
     Ok(answers)
 }
 
+/// The number of a job, the id of its request, whose that is, the digest of the request.
+type Request<'a> = (i64, &'a String, (i64, i64), &'a [u8; 32]);
+
 /// Remembers request ids. Returns those that stood for another job already, by the number of the job that came too late.
 async fn known_requests(
-    conn: &mut SqliteConnection,
+    script: &mut Script<'_>,
     vault: &Vault,
     new: &[(i64, &Submission)],
 ) -> Result<HashMap<i64, (JobId, [u8; 32])>, Fault> {
@@ -79,11 +83,10 @@ async fn known_requests(
             new.request.as_ref().map(|(id, digest)| (*no, id, whose, digest))
         })
         .collect();
-    let inserted = REQUESTS
-        .run(conn, &requests, |row, (no, id, (principal, tenant), digest)| {
-            row.add(*no)?.add(id.as_str())?.add(*principal)?.add(*tenant)?.add(keyed_blob(digest)).map(drop)
-        })
-        .await?;
+    let bind = |row: &mut Values, (no, id, (principal, tenant), digest): &Request<'_>| {
+        row.add(*no)?.add(id.as_str())?.add(*principal)?.add(*tenant)?.add(keyed_blob(digest)).map(drop)
+    };
+    let inserted = script.insert_now(&REQUESTS, &requests, bind).await?;
     if inserted == requests.len() as u64 {
         return Ok(HashMap::new());
     }
@@ -92,7 +95,7 @@ async fn known_requests(
         let sql = "SELECT r.job, r.digest, j.id FROM requests r LEFT JOIN jobs j ON j.no = r.job \
                    WHERE r.id = ?1 AND r.principal = ?2 AND r.tenant = ?3";
         let (first, digest, job): (i64, Vec<u8>, Option<Vec<u8>>) =
-            sqlx::query_as(sql).bind(id.as_str()).bind(principal).bind(tenant).fetch_one(&mut *conn).await?;
+            sqlx::query_as(sql).bind(id.as_str()).bind(principal).bind(tenant).fetch_one(script.conn().await?).await?;
         if first == no {
             continue;
         }
@@ -109,30 +112,27 @@ async fn known_requests(
     Ok(known)
 }
 
-async fn insert(conn: &mut SqliteConnection, vault: &Vault, new: &[(i64, &Submission)]) -> Result<(), Fault> {
-    let mut inserts = Together::new(conn);
-    inserts
-        .add(&JOBS, new, |row, (no, Submission { job, tasks, .. })| {
-            let total = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
-            let downloads = tasks.iter().any(|(_, spec)| matches!(spec.work, Work::Download(_)));
-            row.add(*no)?.add(blob(job.id))?.add(job.state as i64)?.add(i64::from(total))?.add(downloads)?;
-            row.add(job.create_time.0)?.add(job.end_time.map(|time| time.0))?;
-            row.add(job.expire_time().map(|time| time.0))?.add(rows::moving(job)?)?;
-            row.add(job.creator.no as i64)?.add(i64::from(job.tenant.no)).map(drop)
-        })
-        .await?;
-    inserts
-        .add(&SPECS, new, |row, (no, new)| {
-            let (spec, bag) = sealed::row(vault, Place::Job(new.job.id), &*new.job.spec)?;
-            row.add(*no)?.add(spec)?.add(bag).map(drop)
-        })
-        .await?;
-    insert_labels(&mut inserts, new.iter().map(|(_, new)| &new.job)).await?;
-    let lanes: Vec<_> = new
+async fn insert(script: &mut Script<'_>, vault: &Vault, new: &[(i64, &Submission)]) -> Result<(), Fault> {
+    let bind = |row: &mut Values, (no, Submission { job, tasks, .. }): &(i64, &Submission)| {
+        let total = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+        let downloads = tasks.iter().any(|(_, spec)| matches!(spec.work, Work::Download(_)));
+        row.add(*no)?.add(blob(job.id))?.add(job.state as i64)?.add(i64::from(total))?.add(downloads)?;
+        row.add(job.create_time.0)?.add(job.end_time.map(|time| time.0))?;
+        row.add(job.expire_time().map(|time| time.0))?.add(rows::moving(job)?)?;
+        row.add(job.creator.no as i64)?.add(i64::from(job.tenant.no)).map(drop)
+    };
+    script.insert(&JOBS, new, bind, None).await?;
+    let bind = |row: &mut Values, (no, new): &(i64, &Submission)| {
+        let (spec, bag) = sealed::row(vault, Place::Job(new.job.id), &*new.job.spec)?;
+        row.add(*no)?.add(spec)?.add(bag).map(drop)
+    };
+    script.insert(&SPECS, new, bind, None).await?;
+    insert_labels(script, new.iter().map(|(_, new)| &new.job)).await?;
+    let lanes: Vec<(i64, &Host)> = new
         .iter()
         .flat_map(|(no, new)| (0..).zip(&new.lanes).map(move |(lane, host)| (key(*no, lane), host)))
         .collect();
-    inserts.add(&LANES, &lanes, |row, (id, host)| row.add(*id)?.add(host.as_str())?.add(0_i64).map(drop)).await?;
+    script.insert(&LANES, &lanes, |row, (id, host)| bind_lane(row, *id, host), None).await?;
     let tasks: Vec<NewTask<'_>> = new
         .iter()
         .flat_map(|(no, new)| {
@@ -140,24 +140,26 @@ async fn insert(conn: &mut SqliteConnection, vault: &Vault, new: &[(i64, &Submis
             (0..).zip(&new.tasks).map(move |(index, (lane, spec))| NewTask { no, job, index, lane: *lane, spec })
         })
         .collect();
-    tasks::insert(&mut inserts, vault, &tasks).await?;
-    inserts.finish().await
+    tasks::insert(script, vault, &tasks).await
 }
 
-async fn insert_labels<'a>(inserts: &mut Together<'_>, jobs: impl Iterator<Item = &'a Job>) -> Result<(), Fault> {
+fn bind_lane(row: &mut Values, id: i64, host: &Host) -> Result<(), Fault> {
+    row.add(id)?.add(host.as_str())?.add(0_i64).map(drop)
+}
+
+async fn insert_labels<'a>(script: &mut Script<'_>, jobs: impl Iterator<Item = &'a Job>) -> Result<(), Fault> {
     let labels: Vec<_> = jobs.flat_map(|job| job.spec.labels.iter().map(move |label| (job, label))).collect();
-    inserts
-        .add(&LABELS, &labels, |row, (job, (key, value))| {
-            row.add(i64::from(job.tenant.no))?.add(key.as_str())?.add(value.as_str())?.add(blob(job.id)).map(drop)
-        })
-        .await
+    let bind = |row: &mut Values, (job, (key, value)): &(&Job, (&String, &String))| {
+        row.add(i64::from(job.tenant.no))?.add(key.as_str())?.add(value.as_str())?.add(blob(job.id)).map(drop)
+    };
+    script.insert(&LABELS, &labels, bind, None).await
 }
 
 /// What of a job an update writes.
 #[derive(Serialize)]
 struct JobUpdate(i64, i64, Option<Timestamp>, Option<Timestamp>, String);
 
-pub(super) async fn update(conn: &mut SqliteConnection, numbers: &Numbers, jobs: &[Arc<Job>]) -> Result<(), Fault> {
+pub(super) fn update(script: &mut Script<'_>, numbers: &Numbers, jobs: &[Arc<Job>]) -> Result<(), Fault> {
     if jobs.is_empty() {
         return Ok(());
     }
@@ -170,20 +172,23 @@ pub(super) async fn update(conn: &mut SqliteConnection, numbers: &Numbers, jobs:
     let sql = "UPDATE jobs SET state = value ->> 1, end_time = value ->> 2, expire_time = value ->> 3, \
                moving = CASE WHEN end_time IS NOT NULL AND moving ->> '$.secrets_gone' \
                THEN json_set(value ->> 4, '$.secrets_gone', json('true')) ELSE value ->> 4 END \
-               FROM json_each(?1) WHERE no = value ->> 0 AND deleted = 0 AND (end_time IS NULL \
+               FROM json_each(?) WHERE no = value ->> 0 AND deleted = 0 AND (end_time IS NULL \
                OR value ->> 2 IS NOT NULL OR NOT coalesce(moving ->> '$.secrets_gone', 0))";
-    let changed = run(conn, sqlx::query(sql).bind(serde_json::to_string(&updates)?)).await?;
-    guard(changed == jobs.len() as u64, || {
-        let names: Vec<String> = jobs.iter().map(|job| job.id.to_string()).collect();
-        format!(
-            "one of these jobs is deleted, is tried again without its secrets, or is in the batch twice: {}",
-            names.join(", ")
-        )
-    })
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+    let check: Check = Box::new(move |changed| {
+        guard(changed == ids.len() as u64, || {
+            let names: Vec<String> = ids.iter().map(JobId::to_string).collect();
+            format!(
+                "one of these jobs is deleted, is tried again without its secrets, or is in the batch twice: {}",
+                names.join(", ")
+            )
+        })
+    });
+    script.statement(sql, serde_json::to_string(&updates)?, Some(check))
 }
 
 pub(super) async fn update_specs(
-    conn: &mut SqliteConnection,
+    script: &mut Script<'_>,
     numbers: &Numbers,
     vault: &Vault,
     jobs: &[Arc<Job>],
@@ -192,7 +197,7 @@ pub(super) async fn update_specs(
         let no = numbers.job(job.id)?;
         let mut spec = job.spec.clone();
         let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE no = ?1 AND moving ->> '$.secrets_gone')";
-        if sqlx::query_scalar(sql).bind(no).fetch_one(&mut *conn).await? {
+        if sqlx::query_scalar(sql).bind(no).fetch_one(script.conn().await?).await? {
             // They were erased since the job was read.
             erase(Arc::make_mut(&mut spec));
         }
@@ -201,12 +206,10 @@ pub(super) async fn update_specs(
             .bind(no)
             .bind(spec)
             .bind(bag)
-            .execute(&mut *conn)
+            .execute(script.conn().await?)
             .await?;
-        sqlx::query("DELETE FROM job_labels WHERE id = ?1").bind(blob(job.id)).execute(&mut *conn).await?;
-        let mut inserts = Together::new(conn);
-        insert_labels(&mut inserts, std::iter::once(&**job)).await?;
-        inserts.finish().await?;
+        sqlx::query("DELETE FROM job_labels WHERE id = ?1").bind(blob(job.id)).execute(script.conn().await?).await?;
+        insert_labels(script, std::iter::once(&**job)).await?;
     }
     Ok(())
 }
@@ -235,14 +238,12 @@ pub(super) async fn insert_lanes(
     no: i64,
     lanes: &[(LaneNumber, Host)],
 ) -> Result<(), Fault> {
-    LANES
-        .run(conn, lanes, |row, (lane, host)| row.add(key(no, *lane))?.add(host.as_str())?.add(0_i64).map(drop))
-        .await?;
+    LANES.run(conn, lanes, |row, (lane, host)| bind_lane(row, key(no, *lane), host)).await?;
     Ok(())
 }
 
-pub(super) async fn move_heads(
-    conn: &mut SqliteConnection,
+pub(super) fn move_heads(
+    script: &mut Script<'_>,
     numbers: &Numbers,
     heads: &[(JobId, LaneNumber, TaskIndex)],
 ) -> Result<(), Fault> {
@@ -253,9 +254,8 @@ pub(super) async fn move_heads(
     for (job, lane, head) in heads {
         keyed.push((numbers.lane(*job, *lane)?, *head));
     }
-    let sql = "UPDATE lanes SET head = value ->> 1 FROM json_each(?1) WHERE lanes.id = value ->> 0";
-    run(conn, sqlx::query(sql).bind(serde_json::to_string(&keyed)?)).await?;
-    Ok(())
+    let sql = "UPDATE lanes SET head = value ->> 1 FROM json_each(?) WHERE lanes.id = value ->> 0";
+    script.statement(sql, serde_json::to_string(&keyed)?, None)
 }
 
 pub(super) async fn set_limits(conn: &mut SqliteConnection, limits: &Limits) -> Result<(), Fault> {

@@ -264,7 +264,7 @@ fn read(source: &KeySource) -> Result<Key, String> {
             text
         }
         KeySource::Env(name) => {
-            Zeroizing::new(std::env::var(name).map_err(|_| "it is not set, or is no text".to_owned())?)
+            Zeroizing::new(std::env::var(name).map_err(|_| "it is not set, or is not valid UTF-8".to_owned())?)
         }
     };
     Key::read(&text).map_err(|error| format!("it {error}"))

@@ -4,28 +4,48 @@
 //! connection that writes, every commit would wait for that. So a connection of its own copies most of the log, and what was
 //! committed meanwhile once more, until little is left: that the one that writes copies, after which the log begins anew.
 //!
+//! Where commits follow one another they write about as much during a copy as it copies. So there is a last one, during which
+//! what can wait is kept out of the commits ([`LogCopier::is_at_its_end`]): less is left to the connection that writes then.
+//!
+//! That the log is copied to its end does not mean that it begins anew: the next commit must find no reader that began before.
+//! So the connection that writes waits a moment for those (`RESTART`), and tries again soon where one of them stays longer.
+//!
 //! The automatic copy of the connection that writes remains, for a log that grows faster than it is copied: that one has a
 //! bound which the reserve counts on.
 
 use std::time::Duration;
 
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::store::sqlite::ahead::Ahead;
+use crate::store::sqlite::schema::BUSY_TIMEOUT;
 
 /// Bytes of a page of the database.
 pub(super) const PAGE_BYTES: u64 = 4096;
+/// How many copies the bound of the log is for. The fewer pages one copies, the shorter is its sync, which commits meanwhile wait
+/// for as well.
+const COPIES: i64 = 8;
 /// How often the length of the log is looked at while there are commits.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
+/// How soon the log is looked at again that readers kept from beginning anew: twice as long each time.
+const RESTART_PERIOD: Duration = Duration::from_millis(10);
+/// The longest such time.
+const RESTART_PERIOD_MAX: Duration = Duration::from_secs(1);
+/// How long commits wait for readers, so that the log begins anew. Few reads take longer.
+const READERS_PATIENCE: Duration = Duration::from_millis(8);
 /// How long the log is left to the commits after a copy has failed, for want of room perhaps.
 const FAILED_REST: Duration = Duration::from_secs(10);
-/// Pages that the connection that writes copies while commits wait, where the log has room for another copy beside them: 1 MiB.
-const REST_MAX: i64 = 256;
+/// Pages that the connection that writes copies while commits wait, where the log has room for another copy beside them.
+const REST_MAX: i64 = 32;
+/// Pages of which the copy is the last one beside the commits: 1 MiB. Where the copies do not catch up it may be of more.
+const LAST_MAX: i64 = 256;
 /// Returns the length of the log and how much of it is copied, and does nothing.
 const LENGTH: &str = "PRAGMA wal_checkpoint(NOOP)";
+/// Copies all of it, and has it begin anew with the next commit.
+const RESTART: &str = "PRAGMA wal_checkpoint(RESTART)";
 /// Copies what can be copied without waiting for anybody.
 const COPY: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 
@@ -37,17 +57,43 @@ fn log_bytes(pages: i64) -> u64 {
 }
 
 /// Whether another connection is in the way, pages in the log, pages of it that are copied.
-type Copied = (i64, i64, i64);
+pub(super) type Copied = (i64, i64, i64);
+
+/// Copies the log over the connection that writes, and waits so long at most for whoever is in the way.
+pub(super) async fn copy(
+    writer: &mut SqliteConnection,
+    pragma: &'static str,
+    patience: Duration,
+) -> Result<Copied, sqlx::Error> {
+    set_patience(writer, patience).await?;
+    let copied = sqlx::query_as(pragma).fetch_one(&mut *writer).await;
+    set_patience(writer, BUSY_TIMEOUT).await?;
+    copied
+}
+
+async fn set_patience(writer: &mut SqliteConnection, patience: Duration) -> Result<(), sqlx::Error> {
+    let pragma = AssertSqlSafe(format!("PRAGMA busy_timeout = {}", patience.as_millis()));
+    sqlx::query(pragma).execute(writer).await.map(drop)
+}
+
+/// What a copy leaves: its connection, if that is still good.
+struct Through(Option<SqliteConnection>);
 
 /// Copies the log of one database.
 pub(super) struct LogCopier {
     options: SqliteConnectOptions,
+    /// Pages of the log after which a commit copies it.
+    bound: i64,
     /// Pages of the log from which on it is copied.
     pages: i64,
     /// Made when it is needed first.
     conn: Option<SqliteConnection>,
     /// The copy that is under way, at most one. It gives the connection back if that is still good.
     under_way: JoinSet<Option<SqliteConnection>>,
+    /// What came of it, once that is known and until it is taken.
+    through: Option<Through>,
+    /// Whether it is the last one before the log begins anew.
+    is_last: bool,
     next_look: Instant,
     /// `None`: commits are not waited for, or the length of the file costs them nothing.
     ahead: Option<Ahead>,
@@ -55,24 +101,33 @@ pub(super) struct LogCopier {
     next_step: Instant,
     /// Pages of the log that were not copied when the last copy began.
     left_before: i64,
+    /// Pages that the log had then.
+    upto: i64,
+    /// How often it was kept from beginning anew.
+    tries: u32,
     /// The most pages that were left to the connection that writes.
     #[cfg(test)]
     most_left: i64,
 }
 
 impl LogCopier {
-    /// Copies the log from so many pages on, half of its bound, over a connection with these options.
-    pub(super) fn new(options: SqliteConnectOptions, pages: u64) -> LogCopier {
-        let pages = i64::try_from(pages).unwrap_or(i64::MAX);
+    /// Copies a log from a part of its bound on, that of so many pages, over a connection with these options.
+    pub(super) fn new(options: SqliteConnectOptions, bound: u64) -> LogCopier {
+        let bound = i64::try_from(bound).unwrap_or(i64::MAX);
         LogCopier {
             options,
-            pages,
+            bound,
+            pages: bound / COPIES,
             conn: None,
             under_way: JoinSet::new(),
+            through: None,
+            is_last: false,
             next_look: Instant::now(),
             ahead: None,
             next_step: Instant::now(),
             left_before: 0,
+            upto: 0,
+            tries: 0,
             #[cfg(test)]
             most_left: 0,
         }
@@ -80,7 +135,7 @@ impl LogCopier {
 
     /// Has the file of the log written ahead of the commits from now on.
     pub(super) async fn write_ahead(&mut self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        self.ahead = Some(Ahead::of(self.options.get_filename(), log_bytes(self.pages)));
+        self.ahead = Some(Ahead::of(self.options.get_filename(), log_bytes(self.bound / 2)));
         self.step_ahead(writer).await
     }
 
@@ -104,8 +159,8 @@ impl LogCopier {
     /// To be called between commits with the connection that writes. Begins a copy where the log has become long, and
     /// finishes one that is through.
     pub(super) async fn look(&mut self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        if let Some(through) = self.under_way.try_join_next() {
-            return self.copy_rest(through.ok().flatten(), writer).await;
+        if let Some(through) = self.try_next() {
+            return self.copy_rest(through, writer).await;
         }
         let now = Instant::now();
         if now < self.next_look {
@@ -116,22 +171,53 @@ impl LogCopier {
         let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut *writer).await?;
         if !self.under_way.is_empty() {
             // No commit can copy the log beside this copy, so the log would outgrow its bound: commits wait for it.
-            if length >= self.bound()
-                && let Some(through) = self.under_way.join_next().await
+            if length >= self.bound
+                && let Some(through) = self.next().await
             {
-                return self.copy_rest(through.ok().flatten(), writer).await;
+                return self.copy_rest(through, writer).await;
             }
             return Ok(());
         }
-        if length - copied < self.pages {
+        if length < self.pages {
+            self.tries = 0;
             return Ok(());
         }
-        self.begin(length - copied).await
+        // A log of which all was copied, and that goes on all the same, had a reader in its way. A commit would copy as much again.
+        let left = length - copied;
+        if left <= LAST_MAX { self.begin_anew(left, writer).await } else { self.begin(length, left, false).await }
     }
 
-    /// Begins to copy what the log has now, of which so many pages are not copied yet.
-    async fn begin(&mut self, left: i64) -> Result<(), sqlx::Error> {
-        self.left_before = left;
+    /// Whether the copy is under way after which the log begins anew.
+    pub(super) fn is_at_its_end(&self) -> bool {
+        self.is_last && (self.through.is_some() || !self.under_way.is_empty())
+    }
+
+    /// Waits until the copy that is under way is through, for ever if there is none. The next look takes it.
+    pub(super) async fn through(&mut self) {
+        if self.through.is_none() {
+            self.through = self.next().await;
+        }
+        if self.through.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn try_next(&mut self) -> Option<Through> {
+        let next = || self.under_way.try_join_next().map(|through| Through(through.ok().flatten()));
+        self.through.take().or_else(next)
+    }
+
+    async fn next(&mut self) -> Option<Through> {
+        match self.through.take() {
+            None => self.under_way.join_next().await.map(|through| Through(through.ok().flatten())),
+            through => through,
+        }
+    }
+
+    /// Begins to copy the log that has so many pages now, of which so many are not copied yet.
+    async fn begin(&mut self, length: i64, left: i64, is_last: bool) -> Result<(), sqlx::Error> {
+        (self.upto, self.left_before) = (length, left);
+        self.is_last = is_last;
         let mut conn = match self.conn.take() {
             Some(conn) => conn,
             None => self.options.connect().await?,
@@ -150,11 +236,7 @@ impl LogCopier {
 
     /// Copies what was committed during a copy that is through, on the connection that writes if that is little or the log is
     /// long by now; `None`: it has failed.
-    async fn copy_rest(
-        &mut self,
-        conn: Option<SqliteConnection>,
-        writer: &mut SqliteConnection,
-    ) -> Result<(), sqlx::Error> {
+    async fn copy_rest(&mut self, Through(conn): Through, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         if conn.is_none() {
             self.rest();
             return Ok(());
@@ -165,18 +247,43 @@ impl LogCopier {
             // It has begun anew already.
             return Ok(());
         }
-        // Another copy pays while each leaves half of what the one before it left. Commits may outrun the copies, and what a reader
-        // holds is not copied any further.
+        // Where a copy leaves more than half of what the one before it left, commits are about as quick, and the next one is the last.
         let left = length - copied;
-        if left > REST_MAX && length < self.bound() && left <= self.left_before / 2 {
-            return self.begin(left).await;
+        if left > REST_MAX && length < self.bound && !self.is_last {
+            let is_last = left <= LAST_MAX || left > self.left_before / 2 && left <= self.pages;
+            return self.begin(length, left, is_last).await;
         }
+        if left > LAST_MAX && length < self.bound {
+            // Commits have outrun it, or a reader holds the log.
+            if copied < self.upto {
+                self.wait_for_readers();
+            }
+            return Ok(());
+        }
+        self.begin_anew(left, writer).await
+    }
+
+    /// Copies the rest of so many pages while nothing is committed.
+    async fn begin_anew(&mut self, left: i64, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         #[cfg(test)]
         {
-            self.most_left = self.most_left.max(length - copied);
+            self.most_left = self.most_left.max(left);
         }
-        let _: Copied = sqlx::query_as(COPY).fetch_one(writer).await?;
+        let (is_busy, ..) = copy(writer, RESTART, READERS_PATIENCE).await?;
+        tracing::trace!(left, is_busy, "the log of the store is copied");
+        if is_busy == 0 {
+            self.tries = 0;
+            self.next_look = Instant::now() + LOOK_PERIOD;
+        } else {
+            self.wait_for_readers();
+        }
         Ok(())
+    }
+
+    fn wait_for_readers(&mut self) {
+        let wait = RESTART_PERIOD.saturating_mul(1 << self.tries.min(16)).min(RESTART_PERIOD_MAX);
+        self.next_look = Instant::now() + wait;
+        self.tries += 1;
     }
 
     /// Leaves the log to the commits for a while.
@@ -186,13 +293,13 @@ impl LogCopier {
 
     /// The pages of the log after which a commit copies it.
     pub(super) fn bound(&self) -> i64 {
-        2 * self.pages
+        self.bound
     }
 
     /// Waits for the copy that is under way: while there is one, nobody else can copy.
     pub(super) async fn finish(&mut self) {
-        while let Some(through) = self.under_way.join_next().await {
-            self.conn = through.ok().flatten();
+        while let Some(Through(conn)) = self.next().await {
+            self.conn = conn;
         }
     }
 
@@ -220,6 +327,40 @@ mod tests {
         sqlx::query(sql).bind(pages).execute(conn).await.unwrap();
     }
 
+    /// A reader that is there while the log was copied to its end, and over the next commit, keeps it from beginning anew.
+    #[tokio::test]
+    async fn a_log_that_a_reader_kept_from_beginning_anew_is_copied_again_soon() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(dir.path().join("x.db"))
+            .create_if_missing(true)
+            .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+            .pragma("wal_autocheckpoint", "0");
+        let mut writer = options.connect().await.unwrap();
+        sqlx::query("CREATE TABLE t (b BLOB)").execute(&mut writer).await.unwrap();
+        let mut log = LogCopier::new(options, (COPIES * MEANWHILE) as u64);
+        write(&mut writer, MEANWHILE).await;
+        let mut reader = log.options.connect().await.unwrap();
+        sqlx::query("BEGIN").execute(&mut reader).await.unwrap();
+        let _: i64 = sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(&mut reader).await.unwrap();
+        while log.tries == 0 {
+            log.look(&mut writer).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        write(&mut writer, 10).await;
+        let (_, length, _): Copied = sqlx::query_as(LENGTH).fetch_one(&mut writer).await.unwrap();
+        assert!(length > MEANWHILE, "it goes on");
+        reader.close().await.unwrap();
+        while log.tries > 0 {
+            log.look(&mut writer).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        write(&mut writer, 10).await;
+        let (_, length, _): Copied = sqlx::query_as(LENGTH).fetch_one(&mut writer).await.unwrap();
+        assert!(length < MEANWHILE, "{length} pages: it has not begun anew");
+        log.close().await;
+    }
+
     /// Callers wait for what the connection that writes copies, however much was committed during the copies before.
     #[tokio::test]
     async fn little_is_left_to_the_connection_that_writes() {
@@ -231,7 +372,7 @@ mod tests {
             .pragma("wal_autocheckpoint", "0");
         let mut writer = options.connect().await.unwrap();
         sqlx::query("CREATE TABLE t (b BLOB)").execute(&mut writer).await.unwrap();
-        let mut log = LogCopier::new(options, 4 * MEANWHILE as u64);
+        let mut log = LogCopier::new(options, (4 * COPIES * MEANWHILE) as u64);
         write(&mut writer, 5 * MEANWHILE).await;
         // As if they came while it copies: it does not copy beyond what somebody reads.
         let mut reader = log.options.connect().await.unwrap();
@@ -242,7 +383,7 @@ mod tests {
         let through = log.under_way.join_next().await.unwrap().unwrap();
         reader.close().await.unwrap();
         log.under_way.spawn(std::future::ready(through));
-        while !log.under_way.is_empty() {
+        while log.through.is_some() || !log.under_way.is_empty() {
             tokio::task::yield_now().await;
             log.look(&mut writer).await.unwrap();
         }

@@ -41,6 +41,7 @@ mod reserve;
 mod room;
 mod rows;
 mod schema;
+mod script;
 mod sealed;
 mod states;
 mod store;

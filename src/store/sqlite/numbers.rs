@@ -8,6 +8,7 @@ use sqlx::SqliteConnection;
 use crate::model::ids::{JobId, TaskId};
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::errors::{Fault, guard};
+use crate::store::sqlite::script::Script;
 use crate::store::{Batch, LaneNumber};
 
 /// How many jobs the writer remembers. Beyond, it forgets them all and asks again: a few reads, a bounded memory.
@@ -50,9 +51,9 @@ impl Numbers {
     }
 
     /// A number for a new job. A number that a failed batch took is given again after the others.
-    pub(super) async fn new_job(&mut self, conn: &mut SqliteConnection, id: JobId, total: usize) -> Result<i64, Fault> {
+    pub(super) async fn new_job(&mut self, script: &mut Script<'_>, id: JobId, total: usize) -> Result<i64, Fault> {
         if self.free.is_empty() {
-            self.free = free_range(conn).await?;
+            self.free = free_range(script.conn().await?).await?;
         }
         let none_left = || Fault::Refused("the store has as many jobs as it can number; delete some".to_owned());
         let number = self.free.next().ok_or_else(none_left)?;
@@ -107,7 +108,7 @@ impl Numbers {
     }
 
     /// Looks up the numbers of all stored jobs that the batch names.
-    pub(super) async fn learn(&mut self, conn: &mut SqliteConnection, batch: &Batch) -> Result<(), Fault> {
+    pub(super) async fn learn(&mut self, script: &mut Script<'_>, batch: &Batch) -> Result<(), Fault> {
         let mut unknown = Vec::new();
         let mut last = None;
         for id in named_jobs(batch) {
@@ -124,7 +125,7 @@ impl Numbers {
         unknown.dedup();
         let sql = "SELECT id, no, total FROM jobs WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
         let wanted = serde_json::to_string(&unknown)?;
-        let found: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(sql).bind(wanted).fetch_all(conn).await?;
+        let found: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(sql).bind(wanted).fetch_all(script.conn().await?).await?;
         for (id, number, total) in found {
             self.known.insert(job_id(&id)?, Known { number, total });
         }
@@ -208,14 +209,14 @@ mod tests {
         // The jobs 3 to 9 were purged, and so was everything between 10 and the last number.
         let mut conn = with_numbers(&[1, 2, 10, NUMBER_MAX - 1]).await;
         let mut numbers = Numbers::load(&mut conn).await.unwrap();
-        assert_eq!(numbers.new_job(&mut conn, id(1), 0).await.unwrap(), NUMBER_MAX, "the last one");
+        assert_eq!(numbers.new_job(&mut Script::new(&mut conn), id(1), 0).await.unwrap(), NUMBER_MAX, "the last one");
         sqlx::query("INSERT INTO jobs (no) VALUES (?1)").bind(NUMBER_MAX).execute(&mut conn).await.unwrap();
-        let again = numbers.new_job(&mut conn, id(2), 0).await.unwrap();
+        let again = numbers.new_job(&mut Script::new(&mut conn), id(2), 0).await.unwrap();
         assert_eq!(again, 1 + PROBE_STEP % NUMBER_MAX, "the neighbourhood of 1 is taken");
-        assert_eq!(numbers.new_job(&mut conn, id(3), 0).await.unwrap(), again + 1);
+        assert_eq!(numbers.new_job(&mut Script::new(&mut conn), id(3), 0).await.unwrap(), again + 1);
         // Every number that is given is free.
         numbers.free = NUMBER_MAX - 2..=NUMBER_MAX - 2;
-        numbers.new_job(&mut conn, id(4), 0).await.unwrap();
+        numbers.new_job(&mut Script::new(&mut conn), id(4), 0).await.unwrap();
         let range = free_range(&mut conn).await.unwrap();
         assert!([1, 2, 10, NUMBER_MAX - 1, NUMBER_MAX].iter().all(|taken| !range.contains(taken)), "{range:?}");
     }
@@ -227,6 +228,6 @@ mod tests {
         let mut conn = with_numbers(&probes).await;
         let mut numbers = Numbers::load(&mut conn).await.unwrap();
         numbers.free = none_free();
-        assert!(matches!(numbers.new_job(&mut conn, id(1), 0).await, Err(Fault::Refused(_))));
+        assert!(matches!(numbers.new_job(&mut Script::new(&mut conn), id(1), 0).await, Err(Fault::Refused(_))));
     }
 }

@@ -18,9 +18,9 @@ use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::pieces::PIECE;
 use crate::store::sqlite::reader::Reader;
 use crate::store::sqlite::reserve::Reserve;
-use crate::store::sqlite::schema::{self, MIGRATIONS};
+use crate::store::sqlite::schema::{self, BUSY_TIMEOUT, MIGRATIONS};
 use crate::store::sqlite::store::SqliteStore;
-use crate::store::sqlite::writer::{BUSY_TIMEOUT, SqliteWriter};
+use crate::store::sqlite::writer::SqliteWriter;
 use crate::vault::Vault;
 
 /// Connections that read. Reads are short and the machine's cores are shared with the work itself.
@@ -33,15 +33,15 @@ const REPLAY_READERS_MAX: u32 = 2;
 const ENGINE_PATIENCE: Duration = Duration::from_secs(u32::MAX as u64);
 /// How long a caller's read waits for a connection.
 const CALLERS_PATIENCE: Duration = Duration::from_secs(10);
-/// Pages of the log after which a commit copies it back: 24 MiB beside a whole reserve. From half of them on it is copied beside
-/// the commits (see [`LogCopier`]). The more, the more updates of one page are copied once. On a small disk it is less, so that
+/// Pages of the log after which a commit copies it back: 24 MiB beside a whole reserve. From an eighth of them on it is copied
+/// beside the commits (see [`LogCopier`]). The more, the more updates of one page are copied once. On a small disk it is less, so that
 /// the reserve has room for all of it.
 const CHECKPOINT_PAGES_MAX: u64 = 8000;
 /// What is left of the log's file after a checkpoint, in bytes.
 const LOG_BYTES_MAX: &str = "67108864";
 /// Memory for pages of the writing connection, in KiB (negative: as `SQLite` wants it).
 const WRITER_CACHE_KIB: &str = "-8192";
-/// Texts of statements that stay prepared: all that the writer has.
+/// Texts of statements that stay prepared: what the writer has of them at most times.
 const STATEMENTS_MAX: usize = 256;
 
 /// What a commit waits for.
@@ -107,7 +107,7 @@ impl SqliteStore {
             node_id,
             _lock: lock.clone(),
         });
-        let mut log = LogCopier::new(options, checkpoint_pages / 2);
+        let mut log = LogCopier::new(options, checkpoint_pages);
         if durability == Durability::Full && !reserve.as_ref().is_some_and(Reserve::is_short) {
             log.write_ahead(&mut conn).await.map_err(failed)?;
         }

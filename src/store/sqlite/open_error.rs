@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use sqlx::migrate::MigrateError;
 
+use crate::store::sqlite::errors::told;
+
 /// Why the data directory was not opened. The database is as it was.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // The messages say what each is, the fields what they name.
@@ -31,7 +33,7 @@ pub enum OpenError {
         path.display()
     )]
     Newer { path: PathBuf, found: i64, known: i64 },
-    #[error("there is no database `{}`; name the `--data-dir` of the server", path.display())]
+    #[error("there is no database `{}`; set `--data-dir` to the server's data directory", path.display())]
     Missing { path: PathBuf },
     #[error("the database `{}` is not haul's; choose another `--data-dir`", path.display())]
     Foreign { path: PathBuf },
@@ -41,7 +43,7 @@ pub enum OpenError {
         path.display()
     )]
     Corrupt { path: PathBuf, what: String },
-    #[error("the database `{}` could not be opened: {error}", path.display())]
+    #[error("the database `{}` could not be opened: {}", path.display(), told(error))]
     Sqlite { path: PathBuf, error: sqlx::Error },
     #[error(
         "the root key in the {place} cannot be read ({why}); without it the secrets in the database stay sealed: put it \

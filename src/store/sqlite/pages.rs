@@ -1,14 +1,13 @@
 //! Pages of fetches. Their heads are small and lie together; the bytes are apart, so that a listing does not read them.
 
-use sqlx::SqliteConnection;
-
 use crate::model::ids::TaskId;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::Fault;
-use crate::store::sqlite::insert::{Insert, Together, run};
+use crate::store::sqlite::insert::{Insert, Values};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::job_no;
+use crate::store::sqlite::script::Script;
 use crate::store::sqlite::sealed::{self, Place};
 use crate::store::{Content, NewPage, PageHead, StoreError};
 use crate::vault::Vault;
@@ -17,7 +16,7 @@ static PAGES: Insert = Insert::new("pages (task, page, first_item, items, bytes,
 static BODIES: Insert = Insert::new("bodies (id, data)", 2, "");
 
 pub(super) async fn insert(
-    conn: &mut SqliteConnection,
+    script: &mut Script<'_>,
     numbers: &mut Numbers,
     vault: &Vault,
     pages: &[NewPage],
@@ -36,46 +35,38 @@ pub(super) async fn insert(
         };
         heads.push((page, bytes, file, body));
     }
-    let mut inserts = Together::new(conn);
-    inserts.add(&BODIES, &bodies, |row, (id, data)| row.add(*id)?.add(data.to_vec()).map(drop)).await?;
-    inserts
-        .add(&PAGES, &heads, |row, (page, bytes, file, body)| {
-            row.add(numbers.task(page.id)?)?.add(i64::from(page.page))?.add(page.first_item as i64)?;
-            let place = Place::Page(page.id.job, page.id.index, page.page);
-            let (next, bag) = sealed::next(vault, place, page.next.as_deref())?;
-            row.add(page.items as i64)?.add(*bytes as i64)?.add(next)?.add(bag)?.add(*file)?;
-            row.add(*body).map(drop)
-        })
-        .await?;
-    inserts.finish().await
+    script.insert(&BODIES, &bodies, |row, (id, data)| row.add(*id)?.add(data.to_vec()).map(drop), None).await?;
+    let bind = |row: &mut Values, (page, bytes, file, body): &(&NewPage, u64, Option<&str>, Option<i64>)| {
+        row.add(numbers.task(page.id)?)?.add(i64::from(page.page))?.add(page.first_item as i64)?;
+        let place = Place::Page(page.id.job, page.id.index, page.page);
+        let (next, bag) = sealed::next(vault, place, page.next.as_deref())?;
+        row.add(page.items as i64)?.add(*bytes as i64)?.add(next)?.add(bag)?.add(*file)?;
+        row.add(*body).map(drop)
+    };
+    script.insert(&PAGES, &heads, bind, None).await
 }
 
 /// Removes all pages of tasks.
-pub(super) async fn drop_all(conn: &mut SqliteConnection, numbers: &Numbers, tasks: &[TaskId]) -> Result<(), Fault> {
+pub(super) async fn drop_all(script: &mut Script<'_>, numbers: &Numbers, tasks: &[TaskId]) -> Result<(), Fault> {
     for id in tasks {
         let task = numbers.task(*id)?;
         let bodies = "DELETE FROM bodies WHERE id IN (SELECT body FROM pages WHERE task = ?1 AND body IS NOT NULL)";
         for sql in [bodies, "DELETE FROM pages WHERE task = ?1"] {
-            sqlx::query(sql).bind(task).execute(&mut *conn).await?;
+            sqlx::query(sql).bind(task).execute(script.conn().await?).await?;
         }
     }
     Ok(())
 }
 
 /// Whoever has stored a page of a listing has made progress: crashes of the server before are not held against it.
-pub(super) async fn note_progress(
-    conn: &mut SqliteConnection,
-    numbers: &Numbers,
-    pages: &[NewPage],
-) -> Result<(), Fault> {
+pub(super) fn note_progress(script: &mut Script<'_>, numbers: &Numbers, pages: &[NewPage]) -> Result<(), Fault> {
     let of_listings = pages.iter().filter(|page| page.next.is_some());
     let tasks: Vec<i64> = of_listings.map(|page| numbers.task(page.id)).collect::<Result<_, _>>()?;
     if tasks.is_empty() {
         return Ok(());
     }
-    let sql = "UPDATE claims SET crashes = 0 WHERE id IN (SELECT value FROM json_each(?1)) AND crashes > 0";
-    run(conn, sqlx::query(sql).bind(serde_json::to_string(&tasks)?)).await?;
-    Ok(())
+    let sql = "UPDATE claims SET crashes = 0 WHERE id IN (SELECT value FROM json_each(?)) AND crashes > 0";
+    script.statement(sql, serde_json::to_string(&tasks)?, None)
 }
 
 /// Page, first item, items, bytes, next, bag.

@@ -9,10 +9,12 @@ use sqlx::{AssertSqlSafe, SqliteConnection};
 
 use crate::model::event::EventKind;
 use crate::model::failure::TaskError;
+use crate::model::failures::Alike;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::task::TaskState;
 use crate::model::task_filter::{TaskChoice, TaskFilter};
-use crate::store::sqlite::conditions;
+use crate::store::listing::host_of;
+use crate::store::sqlite::conditions::{self, ERROR};
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::events::place;
 use crate::store::sqlite::numbers::{Numbers, key};
@@ -162,7 +164,7 @@ async fn waiting(
         (TaskState::BackingOff, TaskChoice::These(indexes)) => find.these(no, indexes, BACKING_OFF)?,
         (TaskState::BackingOff, TaskChoice::All) => find.in_states(no, &[state], None),
         (TaskState::BackingOff, TaskChoice::Fitting(filter)) => find.in_states(no, &[state], Some(filter)),
-        (state, _) => return Err(Fault::Refused(format!("tasks in {state:?} do not wait"))),
+        (state, _) => return Err(Fault::Refused(format!("tasks in {state} do not wait"))),
     };
     Ok((gather(conn, find).await?, last))
 }
@@ -276,13 +278,36 @@ pub(super) async fn retry(
     if piece.count == 0 {
         return Ok(Retried { next: next.filter(|_| retry.limit > 0), ..Retried::default() });
     }
-    let sql = "SELECT count(*) FROM temp.piece p CROSS JOIN task_states s ON s.id = p.id WHERE s.state = 5";
-    let failed: u32 = sqlx::query_scalar(sql).fetch_one(&mut *conn).await?;
+    let failed = failed_alike(conn).await?;
     sqlx::query(KEEP_OLD).bind(last_event(conn, no).await?.max(upto)).execute(&mut *conn).await?;
     sqlx::query(PUT_BACK).execute(&mut *conn).await?;
     sqlx::query(LOWER_HEADS).execute(&mut *conn).await?;
     clear(conn).await?;
-    Ok(Retried { failed, cancelled: piece.count - failed, first: Some(piece.first as TaskIndex), next })
+    let retried = Retried { failed, cancelled: 0, first: Some(piece.first as TaskIndex), next };
+    Ok(Retried { cancelled: piece.count - retried.failed_count(), ..retried })
+}
+
+/// Returns the tasks of the piece that failed, by how they did: as [`StoredTask::failed_host`] has it, at the host of the last
+/// attempt's URL, or else at the task's own, which is that of its lane.
+async fn failed_alike(conn: &mut SqliteConnection) -> Result<Vec<Alike>, Fault> {
+    // Up to its path a URL says what its host is. URLs are many, and hosts are few.
+    let sql = format!(
+        "SELECT coalesce(error ->> '$.reason', ''), coalesce(error ->> '$.http_status', 0), \
+         substr(url, 1, 8 + instr(substr(url, 9) || '/', '/')), json_group_array(id & 4294967295) FROM ( \
+         SELECT s.id AS id, {ERROR} AS error, coalesce(nullif(s.log ->> '$[#-1].url', ''), \
+         (SELECT 'https://' || h.host FROM tasks t CROSS JOIN lanes h ON h.id = t.lane WHERE t.id = s.id), '') AS url \
+         FROM temp.piece p CROSS JOIN task_states s ON s.id = p.id WHERE s.state = 5 ORDER BY p.n) GROUP BY 1, 2, 3"
+    );
+    let found: Vec<(String, u16, String, String)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(conn).await?;
+    let alike = found.into_iter().map(|(reason, http_status, origin, tasks)| -> Result<Alike, Fault> {
+        Ok(Alike {
+            reason: serde_json::from_value(reason.into()).ok(),
+            http_status,
+            host: host_of(&origin),
+            tasks: serde_json::from_str(&tasks)?,
+        })
+    });
+    alike.collect()
 }
 
 /// Gathers a piece of the tasks that failed or were cancelled. Returns it, and up to which index it was looked for.

@@ -41,8 +41,8 @@ const SQLITE_MIN: (u32, u32, u32) = (3, 51, 3);
 /// "HAUL", as the first migration sets it.
 const APPLICATION_ID: i64 = 0x4841_554c;
 
-/// How long `SQLite` waits for a lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How large a database is checked whole at the start: that takes about 0.1 s. Of a larger one only the tables are
 /// checked that a start depends on; damage elsewhere is reported by the read that meets it.

@@ -3,13 +3,12 @@
 //! Writes are guarded: what the batch takes for granted is a condition of the statement, and the number of rows changed
 //! says whether it held. When it did not, two parts of the server disagree, and going on would end a task twice.
 
-use sqlx::SqliteConnection;
-
 use crate::model::outcome::Attempt;
 use crate::model::task::TaskState;
 use crate::store::sqlite::errors::{Fault, guard};
-use crate::store::sqlite::insert::{Insert, run};
+use crate::store::sqlite::insert::{Insert, Values};
 use crate::store::sqlite::numbers::Numbers;
+use crate::store::sqlite::script::{Check, Script};
 use crate::store::{Claim, TaskMove};
 
 /// A second claim of a task violates the primary key.
@@ -25,44 +24,39 @@ static STATES: Insert = Insert::new(
      WHERE task_states.state <= 3 AND excluded.fence >= task_states.fence",
 );
 
-pub(super) async fn claim(conn: &mut SqliteConnection, numbers: &Numbers, claims: &[Claim]) -> Result<(), Fault> {
-    CLAIMS
-        .run(conn, claims, |row, claim| {
-            let task = &claim.task;
-            row.add(numbers.task(claim.id)?)?.add(i64::from(task.attempts))?.add(i64::from(task.fence))?;
-            row.add(i64::from(task.crashes))?.add(task.start_time.map(|time| time.0))?;
-            row.add(claim.attempt_start.0).map(drop)
-        })
-        .await?;
-    Ok(())
+pub(super) async fn claim(script: &mut Script<'_>, numbers: &Numbers, claims: &[Claim]) -> Result<(), Fault> {
+    let bind = |row: &mut Values, claim: &Claim| {
+        let task = &claim.task;
+        row.add(numbers.task(claim.id)?)?.add(i64::from(task.attempts))?.add(i64::from(task.fence))?;
+        row.add(i64::from(task.crashes))?.add(task.start_time.map(|time| time.0))?;
+        row.add(claim.attempt_start.0).map(drop)
+    };
+    script.insert(&CLAIMS, claims, bind, None).await
 }
 
-pub(super) async fn apply(conn: &mut SqliteConnection, numbers: &Numbers, moves: &[TaskMove]) -> Result<(), Fault> {
+pub(super) async fn apply(script: &mut Script<'_>, numbers: &Numbers, moves: &[TaskMove]) -> Result<(), Fault> {
     if moves.is_empty() {
         return Ok(());
     }
     let ids: Vec<i64> = moves.iter().map(|change| numbers.task(change.id)).collect::<Result<_, _>>()?;
-    let sql = "DELETE FROM claims WHERE id IN (SELECT value FROM json_each(?1))";
-    run(conn, sqlx::query(sql).bind(serde_json::to_string(&ids)?)).await?;
-    let changed = STATES
-        .run(conn, moves, |row, change| {
-            let task = &change.row.task;
-            guard(task.state != TaskState::Running, || format!("task `{}` runs without a claim", change.id))?;
-            row.add(numbers.task(change.id)?)?.add(task.state as i64)?.add(i64::from(task.attempts))?;
-            row.add(i64::from(task.fence))?.add(i64::from(task.crashes))?.add(task.due.map(|time| time.0))?;
-            row.add(task.start_time.map(|time| time.0))?.add(task.end_time.map(|time| time.0))?;
-            row.add(task.error.as_ref().map(serde_json::to_string).transpose()?)?;
-            row.add(change.row.outcome.as_ref().map(serde_json::to_string).transpose()?)?;
-            row.add(log_column(&change.row.log)?).map(drop)
-        })
-        .await?;
-    guard(changed == moves.len() as u64, || {
-        format!(
-            "{} of {} tasks had ended already, or a newer attempt had begun",
-            moves.len() as u64 - changed,
-            moves.len()
-        )
-    })
+    let sql = "DELETE FROM claims WHERE id IN (SELECT value FROM json_each(?))";
+    script.statement(sql, serde_json::to_string(&ids)?, None)?;
+    let bind = |row: &mut Values, change: &TaskMove| {
+        let task = &change.row.task;
+        guard(task.state != TaskState::Running, || format!("task `{}` runs without a claim", change.id))?;
+        row.add(numbers.task(change.id)?)?.add(task.state as i64)?.add(i64::from(task.attempts))?;
+        row.add(i64::from(task.fence))?.add(i64::from(task.crashes))?.add(task.due.map(|time| time.0))?;
+        row.add(task.start_time.map(|time| time.0))?.add(task.end_time.map(|time| time.0))?;
+        row.add(task.error.as_ref().map(serde_json::to_string).transpose()?)?;
+        row.add(change.row.outcome.as_ref().map(serde_json::to_string).transpose()?)?;
+        row.add(log_column(&change.row.log)?).map(drop)
+    };
+    let count = moves.len() as u64;
+    let check: Check = Box::new(move |changed| {
+        let missing = count - changed.min(count);
+        guard(missing == 0, || format!("{missing} of {count} tasks had ended already, or a newer attempt had begun"))
+    });
+    script.insert(&STATES, moves, bind, Some(check)).await
 }
 
 fn log_column(log: &[Attempt]) -> Result<Option<String>, Fault> {

@@ -12,13 +12,14 @@ use crate::model::task::TaskState;
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::Fault;
-use crate::store::sqlite::insert::{Insert, Together};
+use crate::store::sqlite::insert::{Insert, Values};
 use crate::store::sqlite::lines::{self, Page, Readable, array_of};
 use crate::store::sqlite::numbers::key;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
     self, State, TaskLine, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text,
 };
+use crate::store::sqlite::script::Script;
 use crate::store::sqlite::sealed::{self, Place};
 use crate::store::{LaneNumber, LanePage, Listed, StoreError, StoredTask};
 use crate::vault::Vault;
@@ -39,19 +40,17 @@ pub(super) struct NewTask<'a> {
     pub(super) spec: &'a TaskSpec,
 }
 
-pub(super) async fn insert(inserts: &mut Together<'_>, vault: &Vault, tasks: &[NewTask<'_>]) -> Result<(), Fault> {
-    inserts
-        .add(&TASKS, tasks, |row, NewTask { no, job, index, lane, spec }| {
-            let (spec, bag) = sealed::row(vault, Place::Task(*job, *index), *spec)?;
-            row.add(key(*no, *index))?.add(key(*no, *lane))?.add(spec)?.add(bag).map(drop)
-        })
-        .await?;
+pub(super) async fn insert(script: &mut Script<'_>, vault: &Vault, tasks: &[NewTask<'_>]) -> Result<(), Fault> {
+    let bind = |row: &mut Values, NewTask { no, job, index, lane, spec }: &NewTask<'_>| {
+        let (spec, bag) = sealed::row(vault, Place::Task(*job, *index), *spec)?;
+        row.add(key(*no, *index))?.add(key(*no, *lane))?.add(spec)?.add(bag).map(drop)
+    };
+    script.insert(&TASKS, tasks, bind, None).await?;
     let keyed: Vec<&NewTask<'_>> = tasks.iter().filter(|task| !task.spec.key.is_empty()).collect();
-    inserts
-        .add(&KEYS, &keyed, |row, task| {
-            row.add(task.no)?.add(task.spec.key.as_str())?.add(key(task.no, task.index)).map(drop)
-        })
-        .await
+    let bind = |row: &mut Values, task: &&NewTask<'_>| {
+        row.add(task.no)?.add(task.spec.key.as_str())?.add(key(task.no, task.index)).map(drop)
+    };
+    script.insert(&KEYS, &keyed, bind, None).await
 }
 
 /// The tables that make up a task, joined to its place `w`.

@@ -55,7 +55,7 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
     let mut earlier = Earlier::Removed;
     if let Some(start) = trail::start(conn).await? {
         if !start.is_own(vault) {
-            verified.wrong.push("what is told of rows that were removed was not written by this server".to_owned());
+            verified.wrong.push("the record of removed rows was not written by this server".to_owned());
         }
         (sequence, before, earlier) = (start.sequence, start.before, start.earlier);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::{AssertSqlSafe, Connection, SqliteConnection};
+use sqlx::{Connection, SqliteConnection};
 
 use crate::model::time::Timestamp;
 use crate::store::sqlite::apply::{apply, apply_apart};
@@ -15,15 +15,14 @@ use crate::store::sqlite::errors::{Fault, NO_ROOM};
 use crate::store::sqlite::insert::run;
 use crate::store::sqlite::keys::Keyring;
 use crate::store::sqlite::lock::DirLock;
-use crate::store::sqlite::log::LogCopier;
+use crate::store::sqlite::log::{self, LogCopier};
 use crate::store::sqlite::needs::{More, Need, room};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
+use crate::store::sqlite::script::Script;
 use crate::store::sqlite::trail;
 use crate::store::{Answer, Batch, Committed, Retention, StoreError, Upkeep, WriteStore};
 
-/// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pages that are returned to the file system at once: 8 MiB, more than a batch of purges frees.
 pub(super) const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
 /// The number in [`VACUUM`].
@@ -125,10 +124,8 @@ impl SqliteWriter {
 
     async fn transact(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
         self.broken = Some("a commit was abandoned half-way".to_owned());
-        let result = match self.begin().await {
-            Ok(()) => apply(&mut self.conn, &mut self.numbers, &self.keyring.vault, batch).await,
-            Err(error) => return Err(error),
-        };
+        let script = Script::begin(&mut self.conn);
+        let result = apply(script, &mut self.numbers, &self.keyring.vault, batch).await;
         let result = match result {
             Err(Fault::Refused(_)) => {
                 self.roll_back(batch).await?;
@@ -223,11 +220,7 @@ impl SqliteWriter {
     /// Empties the log if no reader is in the way: nothing can be committed while one is waited for. Returns whether it did.
     pub(super) async fn empty_log_at_once(&mut self) -> Result<bool, StoreError> {
         self.log.finish().await;
-        sqlx::query("PRAGMA busy_timeout = 0").execute(&mut self.conn).await?;
-        let emptied = sqlx::query_as(CHECKPOINT).fetch_one(&mut self.conn).await;
-        let patience = AssertSqlSafe(format!("PRAGMA busy_timeout = {}", BUSY_TIMEOUT.as_millis()));
-        sqlx::query(patience).execute(&mut self.conn).await?;
-        let (is_busy, _, _): (i64, i64, i64) = emptied?;
+        let (is_busy, ..) = log::copy(&mut self.conn, CHECKPOINT, Duration::ZERO).await?;
         Ok(is_busy == 0)
     }
 
@@ -301,6 +294,15 @@ impl WriteStore for SqliteWriter {
 
     fn between_commits(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(self.look_at_log())
+    }
+
+    fn wants_rest(&self) -> bool {
+        // What looks at the log does not, while the store is short.
+        self.broken.is_none() && !self.is_short() && self.log.is_at_its_end()
+    }
+
+    fn rested(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.log.through())
     }
 
     fn is_short(&self) -> bool {

@@ -121,7 +121,7 @@ impl Scrape {
         w.gauge("haul_draining", "Whether the server is on its way to its end.", None, u64::from(gauges.is_draining))?;
         let mut recovery = w.head(
             "haul_recovery_duration",
-            "How long the last start took until the engine had taken in what was stored.",
+            "How long the last start took to load what was stored.",
             SECONDS,
             MetricType::Gauge,
         )?;
@@ -136,7 +136,7 @@ impl Scrape {
         let tasks = ["pending", "running", "backing_off"].into_iter().zip(gauges.tasks);
         w.gauges("haul_tasks", "Tasks of jobs that have not ended.", None, "state", tasks)?;
         w.of_kinds("haul_tasks_ended", "Tasks that ended.", "state", &metrics.tasks_ended)?;
-        let attempts = "Attempts that ended; one that is given back is made again and does not count.";
+        let attempts = "Attempts that ended; one with the outcome `given_back` is made again and does not count.";
         w.of_kinds("haul_attempts", attempts, "outcome", &metrics.attempts)?;
         let times = metrics.attempt_times.iter();
         w.spreads("haul_attempt_duration", "How long attempts took.", SECONDS, "kind", times)?;
@@ -159,7 +159,7 @@ impl Scrape {
         let metrics = &*self.metrics;
         let received = metrics.received.iter().map(|(kind, count)| (kind, count.value()));
         w.counters("haul_received", "Body bytes that came from origins.", BYTES, "kind", received)?;
-        let resumed = "Bytes that attempts at downloads went on behind.";
+        let resumed = "Bytes of earlier attempts that downloads resumed after.";
         w.counter("haul_resumed", resumed, BYTES, metrics.resumed.value())?;
         let discarded = "Bytes of partial downloads that attempts threw away.";
         w.counter("haul_discarded", discarded, BYTES, metrics.discarded.value())?;
@@ -185,7 +185,7 @@ impl Scrape {
         let disks = ["data", "downloads"].into_iter().zip(gauges.disk_free_bytes);
         let free = disks.filter_map(|(root, free)| Some((root, free?)));
         w.gauges("haul_disk_free", "Free bytes on the file system.", BYTES, "root", free)?;
-        let lag = "How long turns of the engine's loop took; what comes meanwhile waits.";
+        let lag = "How long iterations of the engine's loop took; commands that arrive meanwhile wait.";
         w.spread("haul_loop_lag", lag, SECONDS, &metrics.loop_lags)
     }
 

@@ -157,13 +157,13 @@ impl Sender {
             Ok(()) => {
                 self.metrics.spans_sent(count);
                 if std::mem::take(&mut self.is_losing) {
-                    tracing::info!("the collector takes spans again");
+                    tracing::info!("the collector accepts spans again");
                 }
             }
             Err(why) => {
                 self.metrics.spans_lost(count);
                 if !std::mem::replace(&mut self.is_losing, true) {
-                    tracing::warn!("the collector does not take spans, they are lost: {}", text::plain(&why));
+                    tracing::warn!("the collector does not accept spans, so they are lost: {}", text::plain(&why));
                 }
             }
         }

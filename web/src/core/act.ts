@@ -99,7 +99,7 @@ export async function cancelTasks(model: JobModel, taskIndexes: number[]): Promi
 export async function deleteJob(job: Job): Promise<boolean> {
   const answer = await ask({
     title: "Delete this job?",
-    text: `“${plain(titleOf(job))}”, its ${plural(job.counts?.total ?? 0, "task")} and the bodies that it fetched will be deleted. They cannot be had back.`,
+    text: `“${plain(titleOf(job))}”, its ${plural(job.counts?.total ?? 0, "task")} and the bodies that it fetched will be deleted. They cannot be recovered.`,
     yes: "Delete 1 job",
     isDangerous: true,
     option: "Also delete the downloaded files",

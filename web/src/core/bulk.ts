@@ -31,7 +31,7 @@ const WORDS: Partial<Record<JobAction, Words>> = {
   [JobAction.RETRY]: { verb: "Retry", done: "retried", isDangerous: false, explains: "Their failed and cancelled tasks run again." },
   [JobAction.DELETE]: {
     verb: "Delete", done: "deleted", isDangerous: true,
-    explains: "The jobs and the bodies that they fetched cannot be had back.",
+    explains: "The jobs and the bodies that they fetched cannot be recovered.",
   },
 };
 

@@ -69,7 +69,7 @@ export function HostsPage() {
       {!shown && !asked.fault.value && <Skeleton lines={6} />}
       {shown && hosts.length === 0 && (
         <Empty hook="hosts-empty" title="No hosts">
-          <p class="muted">Hosts stand here while the server talks to them or has work for them.</p>
+          <p class="muted">Hosts are listed here while the server talks to them or has work for them.</p>
         </Empty>
       )}
       {hosts.length > 0 && (

@@ -46,7 +46,7 @@ export function Activity({ model }: { model: JobModel }) {
       )}
       {list?.length === 0 && news <= 0 && (
         <Empty hook="activity-none" title="Nothing has happened yet">
-          <p class="muted">The end of each task and each change of the job will stand here.</p>
+          <p class="muted">The end of each task and each change of the job will be listed here.</p>
         </Empty>
       )}
       {list && list.length > 0 && (

@@ -188,7 +188,7 @@ export function SubmitPage() {
                 </label>
               </div>
               <fieldset class="radios">
-                <legend>What becomes of each</legend>
+                <legend>What to do with each</legend>
                 <label class="check">
                   <input type="radio" name="kind" data-testid="submit-download" checked={!draft.value.isFetch} onChange={() => set({ isFetch: false })} />
                   <span>

@@ -24,7 +24,10 @@ pub(crate) enum Admission {
     /// This host may have room, and takes nothing of this tenant; the caller calls [`super::Rotation::wake_host`] when it may.
     TenantBlocked(Host),
     /// Only some tasks of the tenant may start, and this is none of them: the lane goes behind the others, and the tenant rests after
-    /// the pick unless one of it was found. The caller calls [`super::Rotation::set_tenant_resting`] when it may look again.
+    /// the pick unless one of it was found. The caller calls [`super::Rotation::set_tenant_resting`] when it may look again. A pick
+    /// looks at a bounded number of lanes of the tenant, and the one that follows goes on at the next lower priority. Of the lanes
+    /// of which nothing is in memory one is read for each rest, so a tenant that has thousands of them waits for the one that it
+    /// wants until then, or until it stores less than it may.
     Behind,
     /// The job has used up its rate; the caller calls [`super::Rotation::set_resting`] when it may start again.
     JobBlocked,

@@ -211,6 +211,21 @@ impl Rotation {
         }
     }
 
+    /// A task of the job runs.
+    pub(crate) fn runs(&mut self, job: JobId) {
+        let Some(tenant) = self.jobs.get(&job).map(|entry| entry.party.tenant) else { return };
+        // Enters the ring again, or passes on the room of its woken lanes if this was the last that it may run.
+        self.adjust(job, |entry| entry.running += 1);
+        if self.rings.started(tenant) {
+            self.pass_on_all(tenant);
+        }
+    }
+
+    /// How many tasks of a job run.
+    pub(crate) fn running_of_job(&self, job: JobId) -> u32 {
+        self.jobs.get(&job).map_or(0, |entry| entry.running)
+    }
+
     /// A task of the job stopped running.
     pub(crate) fn ended(&mut self, job: JobId) {
         if let Some(entry) = self.jobs.get(&job).filter(|entry| entry.running > 0) {
@@ -266,10 +281,13 @@ impl Rotation {
                 continue;
             }
             let Some(lane) = entry.ready.pop_front() else { continue };
+            let priority = entry.priority;
             let Some(host) = entry.lanes.get(lane as usize).map(|lane| &lane.host) else { continue };
             let kept = self.promises.to_others(host, tenant);
             let mut admission = admit(Candidate { job, lane, host, kept });
             if admission == Admission::Behind && passed.add(tenant) {
+                // What has a lower priority has its looks after the rest.
+                self.rings.begin_below(tenant, priority);
                 admission = Admission::TenantResting;
             }
             if admission == Admission::Behind {
@@ -312,11 +330,7 @@ impl Rotation {
             Admission::Go(host) => {
                 lane.at = host.clone();
                 lane.place = Place::Idle;
-                // Enters the ring again, or passes on the room of its other woken lanes if this was the last it may run.
-                self.adjust(job, |entry| entry.running += 1);
-                if self.rings.started(tenant) {
-                    self.pass_on_all(tenant);
-                }
+                self.runs(job);
                 self.rings.turned(tenant);
                 self.promises.started();
                 self.lapse();

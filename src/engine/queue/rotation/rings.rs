@@ -7,6 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound;
 
 use crate::model::host::Host;
 use crate::model::ids::JobId;
@@ -31,6 +32,8 @@ struct Ring {
     woken: BTreeSet<JobId>,
     /// Hosts that had room for it when it could start nothing.
     missed: BTreeSet<Host>,
+    /// The next job is one of a lower priority than this, since too many of higher ones were passed over.
+    below: Option<i32>,
     /// How many tasks of it have to start before another job may go before its turn.
     jumped: u8,
 }
@@ -63,6 +66,16 @@ impl Ring {
 
     fn has_work(&self) -> bool {
         !self.jobs.is_empty() || !self.missed.is_empty()
+    }
+
+    /// The priority of the next job: the highest, or the highest of those that are to be come to first.
+    fn next_priority(&mut self) -> Option<Reverse<i32>> {
+        let below = self.below.map(|below| (Bound::Excluded(Reverse(below)), Bound::Unbounded));
+        let lower = below.and_then(|lower| self.jobs.range(lower).next()).map(|(priority, _)| *priority);
+        if lower.is_none() {
+            self.below = None;
+        }
+        lower.or_else(|| self.jobs.first_key_value().map(|(priority, _)| *priority))
     }
 
     fn level(&self) -> u64 {
@@ -148,6 +161,7 @@ impl Rings {
     pub(super) fn started(&mut self, tenant: TenantNo) -> bool {
         self.change(tenant, |ring| {
             ring.running += 1;
+            ring.below = None;
             ring.jumped = ring.jumped.saturating_sub(1);
         })
     }
@@ -201,15 +215,22 @@ impl Rings {
         self.order.iter().map(|(_, tenant)| *tenant).find(|tenant| !aside.contains(tenant))
     }
 
-    /// Takes out the first job of a tenant, of the highest priority.
+    /// Notes that the next job of a tenant is one of a lower priority than this, if there is any, until a task of it starts.
+    pub(super) fn begin_below(&mut self, tenant: TenantNo, priority: i32) {
+        if let Some(ring) = self.tenants.get_mut(&tenant) {
+            ring.below = Some(priority);
+        }
+    }
+
+    /// Takes out the first job of a tenant, mostly of the highest priority: see [`Rings::begin_below`].
     pub(super) fn pop(&mut self, tenant: TenantNo) -> Option<(JobId, u64)> {
         let ring = self.tenants.get_mut(&tenant)?;
-        while let Some(mut highest) = ring.jobs.first_entry() {
-            if let Some(next) = highest.get_mut().pop_front() {
+        while let Some(priority) = ring.next_priority() {
+            if let Some(next) = ring.jobs.get_mut(&priority).and_then(VecDeque::pop_front) {
                 ring.entries -= 1;
                 return Some(next);
             }
-            highest.remove();
+            ring.jobs.remove(&priority);
         }
         self.place(tenant);
         None

@@ -294,7 +294,7 @@ class Quotas(_message.Message):
     bytes_per_second: _builtins.int
     """Bytes of response bodies per second, of tasks that start from now on; more than 0."""
     stored_bytes: _builtins.int
-    """Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not
+    """Bytes that its jobs keep: bodies of fetches, downloaded files, and what downloads hold that have not
     ended; until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are
     more than all of it fails (DISK_FULL).
     """
@@ -446,7 +446,7 @@ class Token(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATED_WITH_FIELD_NUMBER: _builtins.int
     token_id: _builtins.str
-    """The id, which stands in the token after `haul_`. It is not a secret."""
+    """The id: the part of the token between `haul_` and the next `_`. It is not a secret."""
     principal: _builtins.str
     """The principal that it belongs to."""
     title: _builtins.str
@@ -1193,7 +1193,7 @@ class RevokeTokenRequest(_message.Message):
     TOKEN_ID_FIELD_NUMBER: _builtins.int
     WITH_DESCENDANTS_FIELD_NUMBER: _builtins.int
     token_id: _builtins.str
-    """The id of the token: what stands in it after `haul_`, up to the next `_`."""
+    """The id of the token: its part between `haul_` and the next `_`."""
     with_descendants: _builtins.bool
     """Whether the tokens that were made with it are revoked too, and those made with these."""
     def __init__(

@@ -124,7 +124,9 @@ class SubmitJobRequest(_message.Message):
     request_id: _builtins.str
     """Makes the call idempotent. At most 128 bytes. Empty: the call is not idempotent."""
     validate_only: _builtins.bool
-    """Checks everything and stores nothing; does not use up the `request_id`."""
+    """Checks everything and stores nothing; does not use up the `request_id`. One that was used for another job is refused here,
+    too: ALREADY_EXISTS.
+    """
     @_builtins.property
     def job(self) -> _job_pb2.JobSpec:
         """The job. Must be set."""

@@ -272,7 +272,7 @@ class JobServiceServicer:
 
     def CancelTasks(self, request, context):
         """Ends tasks of a job that goes on: those that wait, and those that run, whose attempts are stopped first. They end
-        CANCELLED and are no failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
+        CANCELLED and are not failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
         (WRONG_STATE) when the job has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -95,7 +95,7 @@ class JobServiceStub:
     """Resumes a paused job. Idempotent. Errors: FAILED_PRECONDITION (WRONG_STATE) when the job has ended."""
     CancelTasks: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.CancelTasksRequest, _job_service_pb2.CancelTasksResponse]
     """Ends tasks of a job that goes on: those that wait, and those that run, whose attempts are stopped first. They end
-    CANCELLED and are no failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
+    CANCELLED and are not failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
     (WRONG_STATE) when the job has ended.
     """
     RetryNow: _grpc.UnaryUnaryMultiCallable[_job_service_pb2.RetryNowRequest, _job_service_pb2.RetryNowResponse]
@@ -190,7 +190,7 @@ class JobServiceAsyncStub(JobServiceStub):
     """Resumes a paused job. Idempotent. Errors: FAILED_PRECONDITION (WRONG_STATE) when the job has ended."""
     CancelTasks: _aio.UnaryUnaryMultiCallable[_job_service_pb2.CancelTasksRequest, _job_service_pb2.CancelTasksResponse]  # type: ignore[assignment]
     """Ends tasks of a job that goes on: those that wait, and those that run, whose attempts are stopped first. They end
-    CANCELLED and are no failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
+    CANCELLED and are not failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
     (WRONG_STATE) when the job has ended.
     """
     RetryNow: _aio.UnaryUnaryMultiCallable[_job_service_pb2.RetryNowRequest, _job_service_pb2.RetryNowResponse]  # type: ignore[assignment]
@@ -372,7 +372,7 @@ class JobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_job_service_pb2.CancelTasksResponse, _abc.Awaitable[_job_service_pb2.CancelTasksResponse]]:
         """Ends tasks of a job that goes on: those that wait, and those that run, whose attempts are stopped first. They end
-        CANCELLED and are no failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
+        CANCELLED and are not failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
         (WRONG_STATE) when the job has ended.
         """
 

@@ -40,7 +40,7 @@ class TaskOptions(_message.Message):
 
     @_builtins.property
     def http(self) -> Global___HttpOptions:
-        """What goes with each request."""
+        """What is sent with each request."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ Global___LowSpeed: _TypeAlias = LowSpeed  # noqa: Y015
 
 @_typing.final
 class HttpOptions(_message.Message):
-    """What goes with each request of a task."""
+    """What is sent with each request of a task."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -249,7 +249,8 @@ class HttpOptions(_message.Message):
     """The name of a credential of the tenant (see PutCredential), which the server adds to the requests that it is bound
     to, redirects and mirrors judged anew. The task's own URL and method must be among them. Cannot be combined with
     `basic_auth`, `bearer_token`, `proxy_url`, `ca_pem`, `client_certificate_pem`, `insecure_skip_verify`, the headers
-    Authorization, Proxy-Authorization and Cookie, and what the credential itself sets.
+    Authorization, Proxy-Authorization and Cookie, those that say another method, path or host than the request's
+    (X-HTTP-Method-Override, X-Original-URL, X-Forwarded-* and the like), and what the credential itself sets.
     """
     propagate_trace: _builtins.bool
     """Sends a `traceparent` (W3C Trace Context) with each request to the origin of the task's own URL, so that its spans

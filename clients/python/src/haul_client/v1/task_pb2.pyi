@@ -197,7 +197,7 @@ class _AttemptResumeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attempt
     ATTEMPT_RESUME_UNSPECIFIED: _AttemptResume.ValueType  # 0
     """Nothing was held, the attempt ended before it was known, or the task is a fetch."""
     ATTEMPT_RESUME_CONTINUED: _AttemptResume.ValueType  # 1
-    """The attempt went on behind what was held."""
+    """The attempt continued after the bytes that were held."""
     ATTEMPT_RESUME_RECEIVED_AGAIN: _AttemptResume.ValueType  # 2
     """The origin ignores ranges, so what was held came again before the rest."""
     ATTEMPT_RESUME_COMPLETE: _AttemptResume.ValueType  # 3
@@ -219,7 +219,7 @@ class AttemptResume(_AttemptResume, metaclass=_AttemptResumeEnumTypeWrapper):
 ATTEMPT_RESUME_UNSPECIFIED: AttemptResume.ValueType  # 0
 """Nothing was held, the attempt ended before it was known, or the task is a fetch."""
 ATTEMPT_RESUME_CONTINUED: AttemptResume.ValueType  # 1
-"""The attempt went on behind what was held."""
+"""The attempt continued after the bytes that were held."""
 ATTEMPT_RESUME_RECEIVED_AGAIN: AttemptResume.ValueType  # 2
 """The origin ignores ranges, so what was held came again before the rest."""
 ATTEMPT_RESUME_COMPLETE: AttemptResume.ValueType  # 3

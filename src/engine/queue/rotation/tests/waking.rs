@@ -148,6 +148,28 @@ fn lanes_that_are_passed_over_go_behind_the_others() {
     assert_eq!(picked, Some((job(4), 0)));
 }
 
+/// Many lanes of high priorities hide none of a low one, whatever they are more than a pick looks at.
+#[test]
+fn what_has_a_lower_priority_has_its_look() {
+    let mut world = World::new(1, 4, 4);
+    for number in 1..=200 {
+        world.add(number, if number % 2 == 0 { 9 } else { 5 }, 0, &[(0, 1)]);
+    }
+    world.add(300, 1, 0, &[(0, 1)]);
+    let mut picked = Vec::new();
+    for _ in 0..3 {
+        picked.push(
+            world.lanes.pick(|it| if it.job == job(300) { Admission::Go(it.host.clone()) } else { Admission::Behind }),
+        );
+        world.lanes.set_tenant_resting(DEFAULT_NO, false);
+        world.check();
+    }
+    assert_eq!(picked, [None, None, Some((job(300), 0))]);
+    // The highest goes first again once something could start.
+    let picked = world.lanes.pick(|it| Admission::Go(it.host.clone()));
+    assert!(picked.is_some_and(|(it, _)| it.0.as_u128() % 2 == 0), "{picked:?}");
+}
+
 /// Whatever a tenant has: a pick looks at some of it, which are others each time, and comes to what has a lower priority, too.
 #[test]
 fn a_tenant_that_is_passed_over_rests_soon() {

@@ -306,7 +306,7 @@ export type Quotas = Message<"haul.v1.Quotas"> & {
   bytesPerSecond?: bigint | undefined;
 
   /**
-   * Bytes that its jobs keep: bodies of fetches, files that downloads brought, and what downloads hold that have not
+   * Bytes that its jobs keep: bodies of fetches, downloaded files, and what downloads hold that have not
    * ended; until their job is deleted. Beyond: its tasks wait (WAIT_REASON_TENANT_STORAGE), and one whose bytes are
    * more than all of it fails (DISK_FULL).
    *
@@ -426,7 +426,7 @@ export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
  */
 export type Token = Message<"haul.v1.Token"> & {
   /**
-   * The id, which stands in the token after `haul_`. It is not a secret.
+   * The id: the part of the token between `haul_` and the next `_`. It is not a secret.
    *
    * @generated from field: string token_id = 1;
    */
@@ -1282,7 +1282,7 @@ export const ListTokensResponseSchema: GenMessage<ListTokensResponse> = /*@__PUR
  */
 export type RevokeTokenRequest = Message<"haul.v1.RevokeTokenRequest"> & {
   /**
-   * The id of the token: what stands in it after `haul_`, up to the next `_`.
+   * The id of the token: its part between `haul_` and the next `_`.
    *
    * @generated from field: string token_id = 1;
    */

@@ -40,7 +40,8 @@ export type SubmitJobRequest = Message<"haul.v1.SubmitJobRequest"> & {
   job?: JobSpec | undefined;
 
   /**
-   * Checks everything and stores nothing; does not use up the `request_id`.
+   * Checks everything and stores nothing; does not use up the `request_id`. One that was used for another job is refused here,
+   * too: ALREADY_EXISTS.
    *
    * @generated from field: bool validate_only = 3;
    */
@@ -2173,7 +2174,7 @@ export const JobService: GenService<{
   },
   /**
    * Ends tasks of a job that goes on: those that wait, and those that run, whose attempts are stopped first. They end
-   * CANCELLED and are no failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
+   * CANCELLED and are not failures. Returns when all of that is durable. Idempotent. Errors: FAILED_PRECONDITION
    * (WRONG_STATE) when the job has ended.
    *
    * @generated from rpc haul.v1.JobService.CancelTasks

@@ -36,7 +36,7 @@ export type TaskOptions = Message<"haul.v1.TaskOptions"> & {
   timeouts?: Timeouts | undefined;
 
   /**
-   * What goes with each request.
+   * What is sent with each request.
    *
    * @generated from field: haul.v1.HttpOptions http = 3;
    */
@@ -196,7 +196,7 @@ export const LowSpeedSchema: GenMessage<LowSpeed> = /*@__PURE__*/
   messageDesc(file_haul_v1_options, 3);
 
 /**
- * What goes with each request of a task.
+ * What is sent with each request of a task.
  *
  * @generated from message haul.v1.HttpOptions
  */
@@ -277,7 +277,8 @@ export type HttpOptions = Message<"haul.v1.HttpOptions"> & {
    * The name of a credential of the tenant (see PutCredential), which the server adds to the requests that it is bound
    * to, redirects and mirrors judged anew. The task's own URL and method must be among them. Cannot be combined with
    * `basic_auth`, `bearer_token`, `proxy_url`, `ca_pem`, `client_certificate_pem`, `insecure_skip_verify`, the headers
-   * Authorization, Proxy-Authorization and Cookie, and what the credential itself sets.
+   * Authorization, Proxy-Authorization and Cookie, those that say another method, path or host than the request's
+   * (X-HTTP-Method-Override, X-Original-URL, X-Forwarded-* and the like), and what the credential itself sets.
    *
    * @generated from field: string credential = 11;
    */

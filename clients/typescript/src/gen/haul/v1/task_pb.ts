@@ -1279,7 +1279,7 @@ export enum AttemptResume {
   UNSPECIFIED = 0,
 
   /**
-   * The attempt went on behind what was held.
+   * The attempt continued after the bytes that were held.
    *
    * @generated from enum value: ATTEMPT_RESUME_CONTINUED = 1;
    */

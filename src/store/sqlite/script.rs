@@ -1,0 +1,223 @@
+//! The statements of a transaction on their way to the connection.
+//!
+//! What a statement costs is less the statement than the way to the thread of the connection and back: two threads wake each
+//! other, and where others want the cores, too, each waits for one. So what needs no answer before the next statement goes
+//! there together, as one text. `BEGIN` goes with the first of them.
+
+use futures_util::TryStreamExt as _;
+use sqlx::sqlite::SqliteArguments;
+use sqlx::{AssertSqlSafe, Either, Executor as _, SqliteConnection};
+
+use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::insert::{Insert, SIZES, Values, size_of_text};
+
+/// Judges a statement by the number of rows that it has changed.
+pub(super) type Check = Box<dyn FnOnce(u64) -> Result<(), Fault> + Send>;
+
+/// Statements that are carried out in order, the later the better: those that wait go with [`Script::send`], or before
+/// anything else is asked of the connection, which only [`Script::conn`] gives away.
+///
+/// The inserts of a text have texts of one size, so that there are few texts, each of which stays prepared: a batch has about
+/// as many jobs as specs, lanes and tasks, or as many ends of tasks as events.
+pub(super) struct Script<'c> {
+    conn: &'c mut SqliteConnection,
+    text: String,
+    values: Values,
+    /// The place in [`SIZES`] of the inserts that wait.
+    size: usize,
+    has_inserts: bool,
+    /// One for each statement that waits.
+    checks: Vec<Option<Check>>,
+}
+
+impl<'c> Script<'c> {
+    /// The largest number of rows of an insert that goes with others. More cost more than their way.
+    const ROWS_MAX: usize = 64;
+
+    /// A script within a transaction that has begun.
+    pub(super) fn new(conn: &'c mut SqliteConnection) -> Self {
+        let values = Values(SqliteArguments::default());
+        Script { conn, text: String::new(), values, size: 0, has_inserts: false, checks: Vec::new() }
+    }
+
+    /// A script that begins a transaction.
+    pub(super) fn begin(conn: &'c mut SqliteConnection) -> Self {
+        let mut script = Script::new(conn);
+        script.put("BEGIN IMMEDIATE", None);
+        script
+    }
+
+    /// Returns the connection, once what waits is done.
+    pub(super) async fn conn(&mut self) -> Result<&mut SqliteConnection, Fault> {
+        self.send().await?;
+        Ok(self.conn)
+    }
+
+    /// Adds a statement of one unnumbered parameter.
+    pub(super) fn statement(&mut self, sql: &'static str, value: String, check: Option<Check>) -> Result<(), Fault> {
+        self.put(sql, check);
+        self.values.add(value).map(drop)
+    }
+
+    /// Adds the inserts of a row for each item.
+    pub(super) async fn insert<T: Sync>(
+        &mut self,
+        insert: &Insert,
+        items: &[T],
+        bind: impl Fn(&mut Values, &T) -> Result<(), Fault> + Send,
+        check: Option<Check>,
+    ) -> Result<(), Fault> {
+        if items.len() > Self::ROWS_MAX {
+            let changed = insert.run(self.conn().await?, items, bind).await?;
+            return check.map_or(Ok(()), |check| check(changed));
+        }
+        if items.is_empty() {
+            return Ok(());
+        }
+        let wanted = size_of_text(items.len());
+        if wanted > self.size && self.has_inserts {
+            self.send().await?;
+        }
+        self.size = self.size.max(wanted);
+        self.has_inserts = true;
+        self.put(&insert.text(self.size), check);
+        insert.bind(&mut self.values, items, &bind)?;
+        for _ in items.len() * insert.columns..SIZES[self.size] * insert.columns {
+            self.values.add(None::<i64>)?;
+        }
+        Ok(())
+    }
+
+    /// Inserts a row for each item. Returns how many rows changed.
+    pub(super) async fn insert_now<T: Sync>(
+        &mut self,
+        insert: &Insert,
+        items: &[T],
+        bind: impl Fn(&mut Values, &T) -> Result<(), Fault> + Send,
+    ) -> Result<u64, Fault> {
+        match items.len() {
+            0 => Ok(0),
+            1..=Self::ROWS_MAX => {
+                self.insert(insert, items, bind, None).await?;
+                self.send().await
+            }
+            _ => insert.run(self.conn().await?, items, bind).await,
+        }
+    }
+
+    /// Carries out what waits. Returns how many rows the last statement changed.
+    ///
+    /// After one that fails nothing is carried out. Those behind one that a check refuses are, and where one of them fails, that is
+    /// the error: `SQLite` may have rolled back by itself then.
+    pub(super) async fn send(&mut self) -> Result<u64, Fault> {
+        let checks = std::mem::take(&mut self.checks);
+        if checks.is_empty() {
+            return Ok(0);
+        }
+        (self.size, self.has_inserts) = (0, false);
+        let values = std::mem::replace(&mut self.values, Values(SqliteArguments::default()));
+        let text = AssertSqlSafe(std::mem::take(&mut self.text));
+        let mut steps = self.conn.fetch_many(sqlx::query_with(text, values.0));
+        let (mut changed, mut refused) = (0, None);
+        for check in checks {
+            changed = loop {
+                match steps.try_next().await? {
+                    Some(Either::Left(result)) => break result.rows_affected(),
+                    Some(Either::Right(_)) => {}
+                    // The thread of the connection has died: what it was doing may be done or not.
+                    None => return Err(sqlx::Error::WorkerCrashed.into()),
+                }
+            };
+            if let Some(check) = check.filter(|_| refused.is_none()) {
+                refused = check(changed).err();
+            }
+        }
+        refused.map_or(Ok(changed), Err)
+    }
+
+    fn put(&mut self, sql: &str, check: Option<Check>) {
+        self.text += sql;
+        self.text.push(';');
+        self.checks.push(check);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection as _;
+
+    use super::*;
+
+    static PLAIN: Insert = Insert::new("t (a, b)", 2, "");
+    static ROWS: Insert = Insert::new("t (a, b)", 2, "ON CONFLICT DO NOTHING");
+
+    async fn store() -> SqliteConnection {
+        let mut conn = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql("CREATE TABLE t (a INTEGER PRIMARY KEY, b ANY)").execute(&mut conn).await.unwrap();
+        conn
+    }
+
+    fn bind(row: &mut Values, (a, b): &(i64, i64)) -> Result<(), Fault> {
+        row.add(*a)?.add(*b).map(drop)
+    }
+
+    async fn count(conn: &mut SqliteConnection) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(conn).await.unwrap()
+    }
+
+    fn rows(count: i64, from: i64) -> Vec<(i64, i64)> {
+        (from..from + count).map(|a| (a, a)).collect()
+    }
+
+    #[tokio::test]
+    async fn statements_are_carried_out_in_order_and_judged_one_by_one() {
+        let mut conn = store().await;
+        // Sizes of all kinds, those before and behind them smaller and larger.
+        for (round, counts) in [[1, 1, 1], [3, 1, 2], [1, 64, 3], [64, 65, 1], [300, 1, 64]].into_iter().enumerate() {
+            let mut script = Script::begin(&mut conn);
+            let mut from = 1;
+            for rows_of in counts {
+                let check: Check = Box::new(move |changed| {
+                    assert_eq!(changed, rows_of as u64, "in round {round}");
+                    Ok(())
+                });
+                script.insert(&ROWS, &rows(rows_of, from), bind, Some(check)).await.unwrap();
+                from += rows_of;
+            }
+            // The parameter of a statement is the next one, whatever stands before it.
+            let (sql, last) = ("UPDATE t SET b = -1 WHERE a = json_extract(?, '$')", (from - 1).to_string());
+            script.statement(sql, last, None).unwrap();
+            assert_eq!(script.send().await.unwrap(), 1);
+            assert_eq!(script.insert_now(&ROWS, &rows(2, from - 1), bind).await.unwrap(), 1, "one was there");
+            let conn = script.conn().await.unwrap();
+            assert_eq!(count(conn).await, from);
+            let found: i64 = sqlx::query_scalar("SELECT a FROM t WHERE b = -1").fetch_one(&mut *conn).await.unwrap();
+            assert_eq!(found, from - 1);
+            sqlx::query("ROLLBACK").execute(&mut *conn).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_check_refuses_fails_the_script() {
+        let mut conn = store().await;
+        let mut script = Script::begin(&mut conn);
+        let check: Check = Box::new(|changed| Err(Fault::Refused(format!("{changed} rows"))));
+        script.insert(&ROWS, &rows(3, 1), bind, Some(check)).await.unwrap();
+        script.insert(&ROWS, &rows(3, 10), bind, None).await.unwrap();
+        let refused = script.send().await.unwrap_err();
+        assert!(matches!(refused, Fault::Refused(why) if why == "3 rows"));
+        sqlx::query("ROLLBACK").execute(&mut conn).await.unwrap();
+        assert_eq!(count(&mut conn).await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_statement_that_fails_fails_the_script() {
+        let mut conn = store().await;
+        let mut script = Script::begin(&mut conn);
+        script.insert(&PLAIN, &rows(1, 1), bind, None).await.unwrap();
+        script.insert(&PLAIN, &rows(1, 1), bind, None).await.unwrap();
+        assert!(matches!(script.send().await, Err(Fault::Refused(_))), "the key is there already");
+        sqlx::query("ROLLBACK").execute(&mut conn).await.unwrap();
+        assert_eq!(count(&mut conn).await, 0);
+    }
+}

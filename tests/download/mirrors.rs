@@ -1,0 +1,280 @@
+//! Sources beside one that is wrong: what is known of a source outlives the attempt in which it was found out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::BoxFuture;
+use haul::model::checksum::Algorithm;
+use haul::model::failure::{Failure, FailureReason};
+use haul::model::outcome::{AttemptEnd, Outcome};
+use haul::model::spec::DownloadSpec;
+use haul::model::time::Timestamp;
+use haul::net::{Guard, HttpClient, Profile, Request, Response, Transport};
+use url::Url;
+
+use super::rig::{Rig, checksum};
+use super::support::faults::{Dice, seeds};
+use super::support::object::Object;
+use super::support::reply::{Cut, Reply};
+
+const SIZE: u64 = 300_000;
+
+/// A download of the first of these that has so many wrong mirrors. The first cuts each of its answers.
+fn cut_beside_wrong_ones(rig: &Rig, right: &Object, cut: u64, wrong: &[Object]) -> DownloadSpec {
+    let cutting = right.clone();
+    rig.origin.handle("/f", move |request| cutting.respond(request).cut_at(cut, Cut::Fin));
+    let mut spec = rig.spec("/f");
+    for (nth, wrong) in wrong.iter().enumerate() {
+        rig.origin.object(&format!("/m{nth}"), wrong.clone());
+        spec.mirrors.push(rig.origin.url(&format!("/m{nth}")));
+    }
+    spec.max_connections = 1;
+    spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+    spec
+}
+
+/// How many attempts bring the file.
+async fn attempts(rig: &Rig, spec: &DownloadSpec, most: usize) -> usize {
+    let mut told = Vec::new();
+    for nth in 1..=most {
+        match rig.attempt(spec).await {
+            (AttemptEnd::Done(Outcome::Download(_)), _) => return nth,
+            (AttemptEnd::Failed(failure), _) if failure.retryable => told.push(failure.message),
+            (end, report) => panic!("{end:?} {report:?}"),
+        }
+    }
+    panic!("not after {most} attempts: {told:#?}");
+}
+
+#[tokio::test]
+async fn a_wrong_mirror_does_not_undo_the_right_source() {
+    let (rig, right) = (Rig::new(), Object::new(1, SIZE));
+    let spec = cut_beside_wrong_ones(&rig, &right, 60_000, &[Object::new(9, SIZE)]);
+    let (failure, report) = rig.failed(&spec).await;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::ChecksumMismatch, true), "{failure}");
+    assert_eq!(report.held_bytes, 120_000, "what came before the join, and what came alone behind it");
+    assert!(attempts(&rig, &spec, 4).await <= 4);
+    assert_eq!(rig.read("job/f"), right.bytes());
+    assert_eq!(rig.ranges("/m0"), ["bytes=60000-"], "it is not asked again");
+    assert_eq!(rig.listing(), ["job", "job/f"]);
+}
+
+#[tokio::test]
+async fn a_right_mirror_of_a_wrong_source_is_asked_for_all() {
+    let (rig, right, wrong) = (Rig::new(), Object::new(1, SIZE), Object::new(9, SIZE));
+    rig.origin.object("/m", right.clone());
+    rig.origin.handle("/f", move |request| match request.nth {
+        0 => wrong.respond(request).cut_at(200_000, Cut::Fin),
+        _ => wrong.respond(request),
+    });
+    let mut spec = rig.spec("/f");
+    spec.mirrors = vec![rig.origin.url("/m")];
+    spec.max_connections = 1;
+    spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+    let (result, _) = rig.done(&spec).await;
+    assert!(result.final_url.ends_with("/m"));
+    assert_eq!(rig.read("job/f"), right.bytes());
+    assert_eq!(rig.ranges("/m"), ["bytes=200000-", "-"], "joined, and then alone");
+    assert_eq!(rig.ranges("/f"), ["-", "bytes=200000-"], "what it had brought was kept");
+}
+
+/// Whatever wrong mirrors have, they cost no attempt, and each is asked a bounded number of times.
+#[tokio::test]
+async fn wrong_mirrors_cost_no_attempts() {
+    for seed in seeds(12) {
+        let mut dice = Dice::new(seed);
+        let (size, right) = (100_000 + dice.below(200_000), Object::new(1, 300_000));
+        let right = if dice.one_in(2) { Object::new(1, size) } else { right };
+        let cut = 20_000 + dice.below(60_000);
+        let wrong: Vec<Object> = (0..=dice.below(3))
+            .map(|nth| {
+                let wrong = Object::new(10 + nth, right.size());
+                let wrong = if dice.one_in(3) { wrong.no_etag() } else { wrong };
+                if dice.one_in(3) { wrong.no_ranges() } else { wrong }
+            })
+            .collect();
+        let alone = Rig::new();
+        let needed = attempts(&alone, &cut_beside_wrong_ones(&alone, &right, cut, &[]), 100).await;
+        let rig = Rig::new();
+        let spec = cut_beside_wrong_ones(&rig, &right, cut, &wrong);
+        let took = attempts(&rig, &spec, 100).await;
+        assert!(took <= needed, "HAUL_SEED={seed}: {took} attempts where {needed} are enough");
+        assert_eq!(rig.read("job/f"), right.bytes(), "HAUL_SEED={seed}");
+        for nth in 0..wrong.len() {
+            let asked = rig.ranges(&format!("/m{nth}"));
+            assert!(asked.len() <= 3, "HAUL_SEED={seed}: {asked:?}");
+        }
+    }
+}
+
+/// A source that never goes on with what it has brought keeps nobody from being asked: neither where it says so, nor where each of
+/// its answers is of another version.
+#[tokio::test]
+async fn a_source_that_never_comes_further_keeps_no_mirror_away() {
+    for (has_versions, has_checksum) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (rig, right) = (Rig::new(), Object::new(1, SIZE));
+        rig.origin.handle("/f", move |request| {
+            let object = if has_versions {
+                Object::new(2 + request.nth as u64, SIZE)
+            } else {
+                Object::new(2, SIZE).no_etag().no_last_modified().no_ranges()
+            };
+            object.respond(request).cut_at(100_000, Cut::Fin)
+        });
+        rig.origin.object("/m", right.clone());
+        let mut spec = rig.spec("/f");
+        spec.mirrors = vec![rig.origin.url("/m")];
+        spec.max_connections = 1;
+        if has_checksum {
+            spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+        }
+        assert!(attempts(&rig, &spec, 3).await <= 2);
+        assert_eq!(rig.read("job/f"), right.bytes());
+    }
+}
+
+/// A download of `right` whose own source is wrong once, and whose mirror has the right bytes, cuts its first answer, and answers
+/// so from then on.
+fn wrong_once(rig: &Rig, right: &Object, then: Reply) -> DownloadSpec {
+    let (wrong, good, cut) = (Object::new(9, SIZE), right.clone(), right.clone());
+    rig.origin.handle("/f", move |request| match request.nth {
+        0 => wrong.respond(request),
+        _ => good.respond(request),
+    });
+    rig.origin.handle("/m", move |request| match request.nth {
+        0 => cut.respond(request).cut_at(60_000, Cut::Fin),
+        _ => then.clone(),
+    });
+    let mut spec = rig.spec("/f");
+    spec.mirrors = vec![rig.origin.url("/m")];
+    spec.max_connections = 1;
+    spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+    spec
+}
+
+#[tokio::test]
+async fn a_source_that_was_wrong_once_is_asked_where_the_other_is_gone() {
+    let (rig, right) = (Rig::new(), Object::new(1, SIZE));
+    let spec = wrong_once(&rig, &right, Reply::status(404));
+    let (failure, report) = rig.failed(&spec).await;
+    assert_eq!((failure.retryable, report.held_bytes), (true, 60_000), "{failure}");
+    let (result, _) = rig.done(&spec).await;
+    assert!(result.final_url.ends_with("/f"));
+    assert_eq!(rig.read("job/f"), right.bytes());
+    assert_eq!(rig.ranges("/m"), ["-", "bytes=60000-"]);
+}
+
+#[tokio::test]
+async fn a_source_that_was_wrong_once_is_asked_in_the_last_attempt() {
+    let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+    let spec = wrong_once(&rig, &right, Reply::status(503).header("Retry-After", "1"));
+    rig.failed(&spec).await;
+    let (failure, report) = rig.failed(&spec).await;
+    assert_eq!((failure.retryable, report.held_bytes), (true, 60_000), "{failure}");
+    assert_eq!(rig.ranges("/f"), ["-"], "it would drop what may be gone on with");
+    rig.is_last = true;
+    let (result, _) = rig.done(&spec).await;
+    assert!(result.final_url.ends_with("/f"));
+    assert_eq!(rig.read("job/f"), right.bytes());
+}
+
+/// A network in which the first source, once it was asked, cannot be reached while it is away.
+struct Away {
+    client: HttpClient,
+    was_asked: AtomicBool,
+    is_away: Arc<AtomicBool>,
+    /// What becomes of a request then; `None`: it is sent.
+    failure: Option<Failure>,
+}
+
+impl Away {
+    fn failure(&self, url: &Url) -> Option<Failure> {
+        let is_away =
+            url.path() == "/f" && self.is_away.load(Ordering::SeqCst) && self.was_asked.load(Ordering::SeqCst);
+        self.failure.clone().filter(|_| is_away)
+    }
+}
+
+impl Transport for Away {
+    fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+        if let Some(failure) = self.failure(&request.url) {
+            return Box::pin(std::future::ready(Err(failure)));
+        }
+        self.was_asked.fetch_or(request.url.path() == "/f", Ordering::SeqCst);
+        self.client.send(request, profile)
+    }
+
+    fn is_paused(&self, url: &Url) -> bool {
+        self.failure(url).is_some_and(|failure| failure.paused_until.is_some())
+    }
+}
+
+/// A first source that brings 60,000 bytes and is away from then on, until it is told to be back, and a mirror of other content.
+fn going_away(rig: &Rig, first: &Object, mirror: Object, failure: Option<Failure>) -> (Away, DownloadSpec) {
+    let is_away = Arc::new(AtomicBool::new(true));
+    let (object, away) = (first.clone(), is_away.clone());
+    rig.origin.handle("/f", move |request| match request.nth {
+        0 => object.respond(request).cut_at(60_000, Cut::Fin),
+        _ if away.load(Ordering::SeqCst) => Reply::status(503).header("Retry-After", "1"),
+        _ => object.respond(request),
+    });
+    rig.origin.object("/m", mirror);
+    let mut spec = rig.spec("/f");
+    spec.mirrors = vec![rig.origin.url("/m")];
+    spec.max_connections = 1;
+    let network = Away {
+        client: HttpClient::new(Guard { allow_private: true, ..Guard::default() }),
+        was_asked: AtomicBool::new(false),
+        is_away,
+        failure,
+    };
+    (network, spec)
+}
+
+fn paused() -> Failure {
+    Failure { paused_until: Some(Timestamp(1)), ..Failure::retryable(FailureReason::HttpStatus, "paused") }
+}
+
+/// An attempt of which what came before the join is left.
+async fn keeps_the_first(rig: &Rig, network: &Away, spec: &DownloadSpec) {
+    match rig.attempt_through(network, &rig.key, spec).await {
+        (AttemptEnd::Failed(failure), report) => {
+            assert_eq!((failure.retryable, report.held_bytes), (true, 60_000), "{failure}");
+        }
+        (end, report) => panic!("{end:?} {report:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_mirror_does_not_undo_a_right_source_that_is_away() {
+    let refused = || Failure::retryable(FailureReason::Connect, "refused");
+    for failure in [None, Some(refused()), Some(paused())] {
+        let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+        let (network, mut spec) = going_away(&rig, &right, Object::new(9, SIZE), failure.clone());
+        spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+        keeps_the_first(&rig, &network, &spec).await;
+        keeps_the_first(&rig, &network, &spec).await;
+        // One that only finds its host paused does not count, so that another follows.
+        rig.is_last = network.is_paused(&Url::parse(&spec.url).unwrap());
+        keeps_the_first(&rig, &network, &spec).await;
+        network.is_away.store(false, Ordering::SeqCst);
+        let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+        assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
+        assert_eq!(report.resumed_from, 60_000, "{failure:?}");
+        assert_eq!(rig.read("job/f"), right.bytes());
+        assert_eq!(rig.ranges("/m"), ["bytes=60000-"], "{failure:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_right_mirror_of_a_source_that_stays_away_is_asked_for_all_in_the_last_attempt() {
+    let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+    let (network, mut spec) = going_away(&rig, &Object::new(9, SIZE), right.clone(), None);
+    spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+    keeps_the_first(&rig, &network, &spec).await;
+    rig.is_last = true;
+    let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+    assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
+    assert_eq!(rig.read("job/f"), right.bytes());
+    assert_eq!(rig.ranges("/m"), ["bytes=60000-", "-"], "joined, and then alone");
+}

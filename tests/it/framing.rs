@@ -1,0 +1,66 @@
+//! Where a request ends, and which protocol a connection speaks: whatever can be read in two ways is read in none.
+
+use crate::it::network::raw;
+use crate::support::server::Server;
+
+/// A request that would be answered, if it were one.
+fn hidden(server: &Server) -> String {
+    format!("GET /healthz HTTP/1.1\r\nhost: {}\r\n\r\n", server.address)
+}
+
+fn answers(text: &str) -> usize {
+    text.matches("HTTP/1.1 ").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_second_request_is_found_within_a_first() {
+    let server = Server::start().await;
+    let hidden = hidden(&server);
+    let post = format!("POST /v1/jobs HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n", server.address);
+    for (lines, body) in [
+        // Two lengths.
+        ("content-length: 4\r\ntransfer-encoding: chunked\r\n", "0\r\n\r\n"),
+        ("transfer-encoding: chunked\r\ncontent-length: 4\r\n", "0\r\n\r\n"),
+        ("content-length: 2\r\ncontent-length: 40\r\n", "{}"),
+        ("content-length: 2, 40\r\n", "{}"),
+        // Lengths and encodings that some would read.
+        ("content-length: +2\r\n", "{}"),
+        ("content-length: 0x2\r\n", "{}"),
+        ("transfer-encoding : chunked\r\ncontent-length: 2\r\n", "{}"),
+        ("transfer-encoding: xchunked\r\n", "0\r\n\r\n"),
+        ("transfer-encoding: chunked, identity\r\n", "0\r\n\r\n"),
+        ("transfer-encoding: \x0bchunked\r\ncontent-length: 5\r\n", "0\r\n\r\n"),
+        ("x: a\r\n content-length: 50\r\ncontent-length: 2\r\n", "{}"),
+        // Chunks that are none.
+        ("transfer-encoding: chunked\r\n", "-1\r\n{}\r\n0\r\n\r\n"),
+        ("transfer-encoding: chunked\r\n", "0x2\r\n{}\r\n0\r\n\r\n"),
+        ("transfer-encoding: chunked\r\n", "2\r\n{}xx0\r\n\r\n"),
+        ("transfer-encoding: chunked\r\n", "2;\nxx\r\n{}\r\n0\r\n\r\n"),
+        ("transfer-encoding: chunked\r\n", "fffffffffffffffff\r\n{}\r\n0\r\n\r\n"),
+    ] {
+        let answer = raw(&server, format!("{post}{lines}\r\n{body}{hidden}").as_bytes()).await;
+        assert!(answers(&answer) == 1 && answer.starts_with("HTTP/1.1 400"), "{lines:?} {body:?}: {answer}");
+    }
+    let old = format!("{post}transfer-encoding: chunked\r\n\r\n0\r\n\r\n{hidden}").replacen("HTTP/1.1", "HTTP/1.0", 1);
+    let answer = raw(&server, old.as_bytes()).await;
+    assert!(!answer.contains(" 200 "), "{answer}");
+    let plain = hidden.replacen("\r\n\r\n", "\r\nconnection: close\r\n\r\n", 1);
+    assert!(raw(&server, plain.as_bytes()).await.starts_with("HTTP/1.1 200"), "it would have been answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_speaks_the_protocol_that_it_began_with() {
+    let server = Server::start().await;
+    let hidden = hidden(&server);
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    // HTTP/2 does not begin behind a request of HTTP/1.1, asked for or not.
+    let upgrade = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n";
+    for asked in [hidden.clone(), hidden.replacen("\r\n\r\n", &format!("\r\n{upgrade}\r\n"), 1)] {
+        let answer = raw(&server, format!("{asked}{preface}{hidden}").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answers(&answer) == 1, "{asked}{answer}");
+        assert!(!answer.contains("\0\0\0\x04\x01"), "no settings are acknowledged: {answer}");
+    }
+    // And a request of HTTP/1.1 is none within HTTP/2.
+    let answer = raw(&server, format!("{preface}{hidden}").as_bytes()).await;
+    assert_eq!(answers(&answer), 0, "{answer}");
+}
