@@ -287,7 +287,7 @@ pub(super) async fn retry(
     Ok(Retried { cancelled: piece.count - retried.failed_count(), ..retried })
 }
 
-/// Returns the tasks of the piece that failed, by how they did: as [`StoredTask::failed_host`] has it, at the host of the last
+/// Returns the tasks of the piece that failed, by how they did: as [`failed_host`](crate::store::StoredTask::failed_host) has it, at the host of the last
 /// attempt's URL, or else at the task's own, which is that of its lane.
 async fn failed_alike(conn: &mut SqliteConnection) -> Result<Vec<Alike>, Fault> {
     // Up to its path a URL says what its host is. URLs are many, and hosts are few.
