@@ -161,7 +161,7 @@ fn ended(id: TaskId, claim: &Task) -> TaskRow {
     let report =
         AttemptReport { url: final_url, remote_address, http_status: 200, bytes: 1024, ..AttemptReport::default() };
     let log = vec![Attempt { number: 1, start_time: Timestamp(2), end_time: Timestamp(3), report, error: None }];
-    TaskRow { task, log, outcome }
+    TaskRow { task, log, outcome: outcome.map(Arc::new) }
 }
 
 /// Each batch ends one set of tasks (body of 1 KiB, row, event) and starts the next, as a busy server does.

@@ -6,6 +6,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "net/beside_curl.rs"]
+mod beside_curl;
 #[path = "net/common.rs"]
 mod common;
 #[path = "net/connections.rs"]

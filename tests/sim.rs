@@ -156,6 +156,12 @@ fn tasks_that_there_is_no_room_for_use_up_no_rate() {
 }
 
 #[test]
+fn retries_of_many_named_tasks_go_into_several_batches() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(batches::retries_of_many_named_tasks_go_into_several_batches());
+}
+
+#[test]
 fn a_store_that_rests_is_given_what_callers_wait_for() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(batches::a_store_that_rests_is_given_what_callers_wait_for());

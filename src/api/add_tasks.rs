@@ -65,7 +65,7 @@ impl Feeder {
         if chunk.chunk_id.is_empty() {
             v.add("chunk_id", "is empty; give each chunk an id, so that it can be sent again after a cut");
         }
-        values::text(&chunk.chunk_id, "chunk_id", ID_BYTES_MAX, &mut v);
+        values::text(&chunk.chunk_id, &"chunk_id", ID_BYTES_MAX, &mut v);
         if chunk.tasks.is_empty() {
             v.add("tasks", "is empty; a chunk holds at least one task");
         }
@@ -74,13 +74,13 @@ impl Feeder {
         }
         // What a task may set depends on what its job sets for it.
         let spec = if v.is_empty() { self.engine.job(job).await?.spec.clone() } else { Arc::default() };
-        let tasks = from_proto::tasks(chunk.tasks, "tasks", &spec.defaults, &mut v);
+        let tasks = from_proto::tasks(chunk.tasks, &"tasks", &spec.defaults, &mut v);
         // What is right in itself may not be allowed just now.
         let mut now = Violations::default();
-        self.allowed.check(&spec.defaults, None, (&tasks, "tasks"), &mut now);
-        credentials::check(&self.engine, &self.caller.actor, &spec.defaults, None, (&tasks, "tasks"), &mut now);
+        self.allowed.check(&spec.defaults, None, (tasks.specs(), "tasks"), &mut now);
+        credentials::check(&self.engine, &self.caller.actor, &spec.defaults, None, (tasks.specs(), "tasks"), &mut now);
         let is_only_now = v.is_empty() && !now.is_empty();
-        let known = if is_only_now { self.engine.added(job, &chunk.chunk_id, &tasks).await? } else { None };
+        let known = if is_only_now { self.engine.added(job, &chunk.chunk_id, tasks.specs()).await? } else { None };
         let stored = if let Some(stored) = known {
             stored
         } else {

@@ -264,7 +264,7 @@ fn patch(wish: &pb::Limits, paths: &[(usize, String)], v: &mut Violations) -> Li
                 patch.max_per_host = Some(wish.max_per_host);
             }
             "requests_per_second_per_host" => {
-                values::rate(wish.requests_per_second_per_host, "limits.requests_per_second_per_host", v);
+                values::rate(wish.requests_per_second_per_host, &"limits.requests_per_second_per_host", v);
                 patch.requests_per_second_per_host = Some(wish.requests_per_second_per_host);
             }
             "bytes_per_second" => patch.bytes_per_second = Some(wish.bytes_per_second),

@@ -65,7 +65,7 @@ pub(crate) async fn include(
     task: &StoredTask,
     message: &mut pb::Task,
 ) -> Result<(), Status> {
-    let (Some(Outcome::Fetch(outcome)), Work::Fetch(spec)) = (&task.row.outcome, &task.spec.work) else {
+    let (Some(Outcome::Fetch(outcome)), Work::Fetch(spec)) = (task.row.outcome.as_deref(), &task.spec.work) else {
         return Ok(());
     };
     let Some(pb::task::Result::FetchResult(result)) = &mut message.result else { return Ok(()) };

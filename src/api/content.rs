@@ -96,7 +96,7 @@ impl pb::content_service_server::ContentService for Contents {
         let request = request.into_inner();
         let (job, task) =
             lookup::task(self.store.as_ref(), &self.engine, &caller, &request.job_id, request.task).await?;
-        let is_file = matches!(task.row.outcome, Some(Outcome::Download(_)));
+        let is_file = matches!(task.row.outcome.as_deref(), Some(Outcome::Download(_)));
         let place = self.watchers.place(caller.holder())?;
         let file = is_file.then(|| self.watchers.file(caller.holder())).transpose()?;
         let (source, total) = self.source(job, &task).await?;
@@ -153,7 +153,7 @@ impl pb::content_service_server::ContentService for Contents {
 
 impl Contents {
     async fn source(&self, job: JobId, task: &StoredTask) -> Result<(Source, u64), Status> {
-        match &task.row.outcome {
+        match task.row.outcome.as_deref() {
             Some(Outcome::Download(download)) => {
                 let whole = self.engine.job(job).await?;
                 let opened = self.engine.open_download(&whole, download).await;

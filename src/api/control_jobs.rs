@@ -74,7 +74,7 @@ impl Action {
 
 /// Reads what is done.
 fn action(request: &pb::ControlJobsRequest, v: &mut Violations) -> Action {
-    values::text(&request.reason, "reason", REASON_BYTES_MAX, v);
+    values::text(&request.reason, &"reason", REASON_BYTES_MAX, v);
     let action = match pb::JobAction::try_from(request.action) {
         Ok(pb::JobAction::Pause) => Action::Pause,
         Ok(pb::JobAction::Resume) => Action::Resume,
@@ -90,7 +90,7 @@ fn action(request: &pb::ControlJobsRequest, v: &mut Violations) -> Action {
         v.add("reason", "applies only to JOB_ACTION_CANCEL");
     }
     if request.delete_files && !matches!(action, Action::Delete { .. }) {
-        v.add("delete_files", "belongs to JOB_ACTION_DELETE alone");
+        v.add("delete_files", "applies only to JOB_ACTION_DELETE");
     }
     action
 }
@@ -102,7 +102,7 @@ fn filter(filter: Option<pb::JobFilter>, states: &[JobState], v: &mut Violations
         v.add("filter", "has no condition; name all states to mean all jobs");
         return None;
     }
-    values::labels(&filter.labels, "filter.labels", v);
+    values::labels(&filter.labels, &"filter.labels", v);
     let mut time = |value: Option<prost_types::Timestamp>, name: &str| {
         value.and_then(|it| values::timestamp(it, &format!("filter.{name}"), v))
     };

@@ -73,7 +73,7 @@ pub(crate) fn event_kinds(numbers: &[i32], path: &str, v: &mut Violations) -> Ve
 
 /// Reads a text that is looked for.
 pub(crate) fn search(text: &str, path: &str, v: &mut Violations) -> Search {
-    values::text(text, path, SEARCH_BYTES_MAX, v);
+    values::text(text, &path, SEARCH_BYTES_MAX, v);
     Search::new(text)
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn http_statuses(numbers: &[u32], path: &str, v: &mut Violations) -> 
 
 /// Reads a host, with its port or for each of its ports.
 pub(crate) fn host(text: &str, path: &str, v: &mut Violations) -> String {
-    values::text(text, path, HOST_BYTES_MAX, v);
+    values::text(text, &path, HOST_BYTES_MAX, v);
     if text.contains(['/', '@', ' ']) {
         v.add(path, "must be `host` or `host:port`, as in `example.com:443`");
     }
@@ -129,7 +129,7 @@ pub(crate) fn task_choice(
         return if indexes.is_empty() { TaskChoice::All } else { TaskChoice::These(indexes.into_iter().collect()) };
     };
     if !indexes.is_empty() {
-        v.add("filter", "stands beside `task_indexes`; give one of them, or none for all");
+        v.add("filter", "cannot be combined with `task_indexes`; give one of them, or neither for all tasks");
     }
     let filter = task_filter(&filter, v);
     for state in filter.states.iter().filter(|state| !possible.contains(state)) {

@@ -88,7 +88,7 @@ impl Jobs {
 }
 
 fn interval(value: Option<prost_types::Duration>, v: &mut Violations) -> Duration {
-    let asked = value.and_then(|it| values::duration(it, "progress_interval", v));
+    let asked = value.and_then(|it| values::duration(it, &"progress_interval", v));
     asked.unwrap_or(INTERVAL_DEFAULT).max(INTERVAL_MIN)
 }
 
@@ -108,21 +108,21 @@ impl pb::job_service_server::JobService for Jobs {
         let place = place.and_then(TraceParent::parse);
         let request = request.into_inner();
         let mut v = Violations::default();
-        values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
+        values::text(&request.request_id, &"request_id", ID_BYTES_MAX, &mut v);
         if request.job.is_none() {
             v.add("job", "must be set");
         }
         // Of a job that is not there, its lack of tasks is not said.
         let job = request.job.unwrap_or_else(|| pb::JobSpec { open: true, ..pb::JobSpec::default() });
         let (spec, tasks) = from_proto::job(job, &mut v);
-        let named = (tasks.as_slice(), "job.tasks");
+        let named = (tasks.specs(), "job.tasks");
         // What is right in itself may not be allowed just now.
         let mut now = Violations::default();
         self.allowed.check(&spec.defaults, Some("job.defaults"), named, &mut now);
         credentials::check(&self.engine, &caller.actor, &spec.defaults, Some("job.defaults"), named, &mut now);
         if v.is_empty() && (!now.is_empty() || request.validate_only) {
             let engine = self.engine.by(caller.actor.clone());
-            let made = match engine.submitted(&spec, &tasks, &request.request_id).await {
+            let made = match engine.submitted(&spec, tasks.specs(), &request.request_id).await {
                 // What is not allowed is said first.
                 Err(EngineError::RequestIdTaken(_)) if !now.is_empty() => None,
                 made => made?,
@@ -138,7 +138,7 @@ impl pb::job_service_server::JobService for Jobs {
         v.append(now);
         let (spec, tasks) = v.or((spec, tasks))?;
         if request.validate_only {
-            let job = Job::new(JobId(uuid::Uuid::nil()), spec, tasks.len() as u32, self.engine.now());
+            let job = Job::new(JobId(uuid::Uuid::nil()), spec, tasks.specs().len() as u32, self.engine.now());
             let mut message = to_proto::job(&job, None, Vec::new());
             caller.actor.scope.name().clone_into(&mut message.tenant);
             // As the job would say it: who needs no token is `local`.
@@ -254,8 +254,8 @@ impl pb::job_service_server::JobService for Jobs {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
-        values::labels(&request.labels, "labels", &mut v);
-        let ended_after = request.ended_after.and_then(|it| values::timestamp(it, "ended_after", &mut v));
+        values::labels(&request.labels, &"labels", &mut v);
+        let ended_after = request.ended_after.and_then(|it| values::timestamp(it, &"ended_after", &mut v));
         let interval = interval(request.progress_interval, &mut v);
         let job_ids = filters::job_ids(&request.job_ids, "job_ids", WATCHED_MAX, &mut v);
         let states = filters::job_states(&request.states, "states", &mut v);
@@ -280,7 +280,7 @@ impl pb::job_service_server::JobService for Jobs {
         let request = request.into_inner();
         let mut v = Violations::default();
         let id = values::job_id(&request.job_id, &mut v);
-        let timeout = request.timeout.and_then(|it| values::duration(it, "timeout", &mut v));
+        let timeout = request.timeout.and_then(|it| values::duration(it, &"timeout", &mut v));
         v.or(())?;
         caller.reach(&self.engine, id, Reach::Look).await?;
         tokio::select! {
@@ -300,7 +300,7 @@ impl pb::job_service_server::JobService for Jobs {
         let request = request.into_inner();
         let mut v = Violations::default();
         let id = values::job_id(&request.job_id, &mut v);
-        values::text(&request.reason, "reason", REASON_BYTES_MAX, &mut v);
+        values::text(&request.reason, &"reason", REASON_BYTES_MAX, &mut v);
         v.or(())?;
         let engine = self.reached(caller, id, Reach::Control).await?;
         tokio::select! {
@@ -349,7 +349,7 @@ impl pb::job_service_server::JobService for Jobs {
         let request = request.into_inner();
         let mut v = Violations::default();
         let id = values::job_id(&request.job_id, &mut v);
-        values::text(&request.reason, "reason", REASON_BYTES_MAX, &mut v);
+        values::text(&request.reason, &"reason", REASON_BYTES_MAX, &mut v);
         let unfinished = [TaskState::Pending, TaskState::Running, TaskState::BackingOff];
         let which = filters::task_choice(request.task_indexes, request.filter, &unfinished, &mut v);
         let which = v.or(which)?;
@@ -423,11 +423,11 @@ fn patch(request: pb::UpdateJobRequest, v: &mut Violations) -> JobPatch {
                 patch.rate_limit = Some(values::rate_limit(request.rate_limit.unwrap_or_default(), &path, v));
             }
             "labels" => {
-                values::labels(&request.labels, "labels", v);
+                values::labels(&request.labels, &"labels", v);
                 patch.labels = Some(request.labels.clone().into_iter().collect());
             }
             "title" => {
-                values::text(&request.title, "title", NAME_BYTES_MAX, v);
+                values::text(&request.title, &"title", NAME_BYTES_MAX, v);
                 patch.title = Some(request.title.clone());
             }
             _ => v.add(

@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::fmt::Display;
 use std::time::Duration;
 
 use crate::api::status::{Violations, shown};
@@ -43,15 +44,15 @@ const RANGE: &str = "range";
 const COPIED: &str = "is `REDACTED`, as in a copied answer; give the secret itself";
 
 /// Reads options as they were set.
-pub(crate) fn task_options(options: pb::TaskOptions, path: &str, v: &mut Violations) -> TaskOptions {
+pub(crate) fn task_options(options: pb::TaskOptions, path: &dyn Display, v: &mut Violations) -> TaskOptions {
     TaskOptions {
-        retry: options.retry.map(|it| retry(&it, &format!("{path}.retry"), v)).unwrap_or_default(),
-        timeouts: options.timeouts.map(|it| timeouts(it, &format!("{path}.timeouts"), v)).unwrap_or_default(),
-        http: options.http.map(|it| http(it, &format!("{path}.http"), v)).unwrap_or_default(),
+        retry: options.retry.map(|it| retry(&it, &format_args!("{path}.retry"), v)).unwrap_or_default(),
+        timeouts: options.timeouts.map(|it| timeouts(it, &format_args!("{path}.timeouts"), v)).unwrap_or_default(),
+        http: options.http.map(|it| http(it, &format_args!("{path}.http"), v)).unwrap_or_default(),
     }
 }
 
-fn retry(retry: &pb::RetryPolicy, path: &str, v: &mut Violations) -> RetryOptions {
+fn retry(retry: &pb::RetryPolicy, path: &dyn Display, v: &mut Violations) -> RetryOptions {
     if retry.max_attempts.is_some_and(|it| !(1..=ATTEMPTS_MAX).contains(&it)) {
         v.add(format!("{path}.max_attempts"), format!("must be from 1 to {ATTEMPTS_MAX}"));
     }
@@ -61,8 +62,8 @@ fn retry(retry: &pb::RetryPolicy, path: &str, v: &mut Violations) -> RetryOption
     if retry.jitter.is_some_and(|it| !(0.0..=1.0).contains(&it)) {
         v.add(format!("{path}.jitter"), "must be a fraction from 0 (none) to 1");
     }
-    let initial_backoff = retry.initial_backoff.and_then(|it| positive(it, &format!("{path}.initial_backoff"), v));
-    let max_backoff = retry.max_backoff.and_then(|it| positive(it, &format!("{path}.max_backoff"), v));
+    let initial_backoff = retry.initial_backoff.and_then(|it| positive(it, &format_args!("{path}.initial_backoff"), v));
+    let max_backoff = retry.max_backoff.and_then(|it| positive(it, &format_args!("{path}.max_backoff"), v));
     for (name, value) in [("initial_backoff", initial_backoff), ("max_backoff", max_backoff)] {
         if value.is_some_and(|it| it > BACKOFF_MAX) {
             v.add(format!("{path}.{name}"), "must be at most a day");
@@ -74,12 +75,12 @@ fn retry(retry: &pb::RetryPolicy, path: &str, v: &mut Violations) -> RetryOption
         max_backoff,
         backoff_multiplier: retry.backoff_multiplier,
         jitter: retry.jitter,
-        retry_statuses: statuses(&retry.retry_statuses, &format!("{path}.retry_statuses"), v),
+        retry_statuses: statuses(&retry.retry_statuses, &format_args!("{path}.retry_statuses"), v),
     }
 }
 
 /// Checks that the first wait of a task is within its longest, whichever of the two its job sets.
-pub(crate) fn backoffs_fit(job: &TaskOptions, task: &TaskOptions, path: &str, v: &mut Violations) {
+pub(crate) fn backoffs_fit(job: &TaskOptions, task: &TaskOptions, path: &dyn Display, v: &mut Violations) {
     let (j, t) = (&job.retry, &task.retry);
     let initial = t.initial_backoff.or(j.initial_backoff);
     let max = t.max_backoff.or(j.max_backoff);
@@ -95,7 +96,7 @@ pub(crate) fn backoffs_fit(job: &TaskOptions, task: &TaskOptions, path: &str, v:
 }
 
 /// Checks that a download does not ask for a range, by its own headers or by its job's.
-pub(crate) fn no_range(job: &TaskOptions, task: &TaskOptions, path: &str, v: &mut Violations) {
+pub(crate) fn no_range(job: &TaskOptions, task: &TaskOptions, path: &dyn Display, v: &mut Violations) {
     let is_range = |header: &HeaderSpec| header.name.eq_ignore_ascii_case(RANGE);
     if let Some(index) = task.http.headers.iter().position(is_range) {
         v.add(format!("{path}.options.http.headers[{index}].name"), "`Range` of a download is set by haul");
@@ -107,7 +108,7 @@ pub(crate) fn no_range(job: &TaskOptions, task: &TaskOptions, path: &str, v: &mu
     }
 }
 
-fn statuses(statuses: &[u32], path: &str, v: &mut Violations) -> Vec<u16> {
+fn statuses(statuses: &[u32], path: &dyn Display, v: &mut Violations) -> Vec<u16> {
     if statuses.len() > STATUSES_MAX {
         v.add(path, format!("holds {} statuses; at most {STATUSES_MAX} are accepted", statuses.len()));
         return Vec::new();
@@ -122,20 +123,22 @@ fn statuses(statuses: &[u32], path: &str, v: &mut Violations) -> Vec<u16> {
     good
 }
 
-fn timeouts(timeouts: pb::Timeouts, path: &str, v: &mut Violations) -> TimeoutOptions {
+fn timeouts(timeouts: pb::Timeouts, path: &dyn Display, v: &mut Violations) -> TimeoutOptions {
     let low_speed = timeouts.low_speed.unwrap_or_default();
     TimeoutOptions {
-        connect: timeouts.connect.and_then(|it| positive(it, &format!("{path}.connect"), v)),
-        response_headers: timeouts.response_headers.and_then(|it| positive(it, &format!("{path}.response_headers"), v)),
-        idle: timeouts.idle.and_then(|it| duration(it, &format!("{path}.idle"), v)),
+        connect: timeouts.connect.and_then(|it| positive(it, &format_args!("{path}.connect"), v)),
+        response_headers: timeouts
+            .response_headers
+            .and_then(|it| positive(it, &format_args!("{path}.response_headers"), v)),
+        idle: timeouts.idle.and_then(|it| duration(it, &format_args!("{path}.idle"), v)),
         low_speed_bytes_per_second: low_speed.bytes_per_second,
-        low_speed_window: low_speed.window.and_then(|it| positive(it, &format!("{path}.low_speed.window"), v)),
-        attempt: timeouts.attempt.and_then(|it| positive(it, &format!("{path}.attempt"), v)),
-        task: timeouts.task.and_then(|it| positive(it, &format!("{path}.task"), v)),
+        low_speed_window: low_speed.window.and_then(|it| positive(it, &format_args!("{path}.low_speed.window"), v)),
+        attempt: timeouts.attempt.and_then(|it| positive(it, &format_args!("{path}.attempt"), v)),
+        task: timeouts.task.and_then(|it| positive(it, &format_args!("{path}.task"), v)),
     }
 }
 
-fn http(http: pb::HttpOptions, path: &str, v: &mut Violations) -> HttpOptions {
+fn http(http: pb::HttpOptions, path: &dyn Display, v: &mut Violations) -> HttpOptions {
     if http.max_redirects.is_some_and(|it| it > REDIRECTS_MAX) {
         v.add(format!("{path}.max_redirects"), format!("must be at most {REDIRECTS_MAX}"));
     }
@@ -145,11 +148,11 @@ fn http(http: pb::HttpOptions, path: &str, v: &mut Violations) -> HttpOptions {
     if HeaderValue::from_str(&http.bearer_token).is_err() {
         v.add(format!("{path}.bearer_token"), "holds characters that a header cannot");
     }
-    values::text(&http.bearer_token, &format!("{path}.bearer_token"), HEADER_BYTES_MAX, v);
-    values::text(&http.user_agent, &format!("{path}.user_agent"), HEADER_BYTES_MAX, v);
+    values::text(&http.bearer_token, &format_args!("{path}.bearer_token"), HEADER_BYTES_MAX, v);
+    values::text(&http.user_agent, &format_args!("{path}.user_agent"), HEADER_BYTES_MAX, v);
     if let Some(basic) = &http.basic_auth {
-        values::text(&basic.username, &format!("{path}.basic_auth.username"), HEADER_BYTES_MAX, v);
-        values::text(&basic.password, &format!("{path}.basic_auth.password"), HEADER_BYTES_MAX, v);
+        values::text(&basic.username, &format_args!("{path}.basic_auth.username"), HEADER_BYTES_MAX, v);
+        values::text(&basic.password, &format_args!("{path}.basic_auth.password"), HEADER_BYTES_MAX, v);
     }
     if http.bearer_token == REDACTED {
         v.add(format!("{path}.bearer_token"), COPIED);
@@ -157,11 +160,11 @@ fn http(http: pb::HttpOptions, path: &str, v: &mut Violations) -> HttpOptions {
     if HeaderValue::from_str(&http.user_agent).is_err() {
         v.add(format!("{path}.user_agent"), "holds characters that a header cannot");
     }
-    proxy(&http.proxy_url, &format!("{path}.proxy_url"), v);
+    proxy(&http.proxy_url, &format_args!("{path}.proxy_url"), v);
     pem(&http, path, v);
     HttpOptions {
-        headers: headers(http.headers, &format!("{path}.headers"), v),
-        basic_auth: http.basic_auth.and_then(|it| basic_auth(it, &format!("{path}.basic_auth"), v)),
+        headers: headers(http.headers, &format_args!("{path}.headers"), v),
+        basic_auth: http.basic_auth.and_then(|it| basic_auth(it, &format_args!("{path}.basic_auth"), v)),
         bearer_token: filled(http.bearer_token).map(Secret::new),
         max_redirects: http.max_redirects,
         proxy_url: filled(http.proxy_url).map(Secret::new),
@@ -184,7 +187,7 @@ fn filled(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-fn headers(headers: Vec<pb::Header>, path: &str, v: &mut Violations) -> Vec<HeaderSpec> {
+fn headers(headers: Vec<pb::Header>, path: &dyn Display, v: &mut Violations) -> Vec<HeaderSpec> {
     if headers.len() > HEADERS_MAX {
         v.add(path, format!("holds {} headers; at most {HEADERS_MAX} are accepted", headers.len()));
         return Vec::new();
@@ -195,7 +198,7 @@ fn headers(headers: Vec<pb::Header>, path: &str, v: &mut Violations) -> Vec<Head
         return Vec::new();
     }
     for (index, header) in headers.iter().enumerate() {
-        values::text(&header.value, &format!("{path}[{index}].value"), HEADER_BYTES_MAX, v);
+        values::text(&header.value, &format_args!("{path}[{index}].value"), HEADER_BYTES_MAX, v);
         match HeaderName::from_bytes(header.name.as_bytes()) {
             Ok(name) if is_own_header(name.as_str()) => {
                 v.add(format!("{path}[{index}].name"), format!("`{}` is set by haul", shown(&header.name)));
@@ -214,7 +217,7 @@ fn headers(headers: Vec<pb::Header>, path: &str, v: &mut Violations) -> Vec<Head
     headers.into_iter().map(spec).collect()
 }
 
-fn basic_auth(auth: pb::BasicAuth, path: &str, v: &mut Violations) -> Option<(String, Secret)> {
+fn basic_auth(auth: pb::BasicAuth, path: &dyn Display, v: &mut Violations) -> Option<(String, Secret)> {
     if auth.username.contains(':') || auth.username.chars().any(char::is_control) {
         v.add(format!("{path}.username"), "must hold neither a colon nor control characters (RFC 7617)");
         return None;
@@ -229,7 +232,7 @@ fn basic_auth(auth: pb::BasicAuth, path: &str, v: &mut Violations) -> Option<(St
     Some((auth.username, Secret::new(auth.password)))
 }
 
-fn proxy(proxy_url: &str, path: &str, v: &mut Violations) {
+fn proxy(proxy_url: &str, path: &dyn Display, v: &mut Violations) {
     if proxy_url.is_empty() {
         return;
     }
@@ -244,7 +247,7 @@ fn proxy(proxy_url: &str, path: &str, v: &mut Violations) {
     }
 }
 
-fn pem(http: &pb::HttpOptions, path: &str, v: &mut Violations) {
+fn pem(http: &pb::HttpOptions, path: &dyn Display, v: &mut Violations) {
     let certificates = [("ca_pem", &http.ca_pem), ("client_certificate_pem", &http.client_certificate_pem)];
     for (name, pem) in certificates.into_iter().filter(|(_, pem)| !pem.is_empty()) {
         let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();

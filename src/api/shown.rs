@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use crate::api::lookup::waits;
 use crate::api::to_proto;
 use crate::codec::Encoded;
+use crate::engine::feed::Feed;
 use crate::engine::handle::Engine;
-use crate::engine::hub::Feed;
 use crate::engine::published::Shown;
 use crate::model::job::Job;
 use crate::model::time::Timestamp;
@@ -35,7 +35,7 @@ struct Written {
 pub(crate) fn written_now(feed: &Feed) -> Shown {
     let (at, job) = (Instant::now(), feed.job());
     let id = job.id.to_string();
-    let active = feed.active(ACTIVE_MAX).iter().map(|(index, active)| to_proto::active(&id, *index, active)).collect();
+    let active = feed.active(ACTIVE_MAX).iter().map(|(_, active)| to_proto::active(&id, active)).collect();
     let message = pb::JobProgress {
         counts: Some(to_proto::counts(&told::counts(job.state, job.counts))),
         progress: Some(to_proto::job_progress(&feed.progress(), &job.counts)),

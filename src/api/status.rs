@@ -5,6 +5,7 @@
 //! status is made by [`Fault`], and violations that do not fit are counted instead of listed.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -123,10 +124,10 @@ pub struct Violations {
 
 impl Violations {
     /// Notes that `field` is wrong, and what would be right.
-    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+    pub fn add(&mut self, field: impl Display, description: impl Into<String>) {
         if self.listed.len() < VIOLATIONS_MAX {
             let (field_bytes_max, description_bytes_max) = VIOLATION_BYTES_MAX;
-            let field = cut(field.into().chars(), field_bytes_max);
+            let field = cut(field.to_string().chars(), field_bytes_max);
             self.listed.push((field, cut(description.into().chars(), description_bytes_max)));
         } else {
             self.more += 1;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::explanation::{BACKING_OFF, JOB_PAUSED, Wait, WaitReason};
-use crate::engine::hub::Active;
+use crate::engine::feed::Active;
 use crate::model::access::LOCAL_NAME;
 use crate::model::counts::Counts;
 use crate::model::failure::{FailureReason, TaskError};
@@ -130,7 +130,7 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
         Work::Download(_) => pb::TaskKind::Download,
     };
     let error = moving.error.as_ref().map(task_error);
-    let bytes = match &task.row.outcome {
+    let bytes = match task.row.outcome.as_deref() {
         Some(Outcome::Fetch(fetch)) => fetch.body_bytes,
         Some(Outcome::Download(download)) => download.bytes,
         None => 0,
@@ -152,7 +152,7 @@ pub(crate) fn task(job_id: &str, task: &StoredTask) -> pb::Task {
         last_error: error.filter(|_| !ended),
         waiting: None,
         attempt_log: Vec::new(),
-        result: task.row.outcome.as_ref().map(|outcome| match outcome {
+        result: task.row.outcome.as_deref().map(|outcome| match outcome {
             Outcome::Fetch(fetch) => pb::task::Result::FetchResult(fetch_result(fetch)),
             Outcome::Download(download) => pb::task::Result::DownloadResult(download_result(download)),
         }),
@@ -179,9 +179,8 @@ pub(crate) fn held_progress(task: &StoredTask) -> Option<pb::Progress> {
 }
 
 /// Converts a running task.
-pub(crate) fn active(job_id: &str, index: u32, active: &Active) -> pb::Task {
-    let stored = StoredTask { index, lane: 0, spec: active.spec.clone(), row: (*active.row).clone() };
-    let mut message = task(job_id, &stored);
+pub(crate) fn active(job_id: &str, active: &Active) -> pb::Task {
+    let mut message = task(job_id, &active.task);
     message.progress = Some(active_progress(active));
     message
 }

@@ -1,6 +1,7 @@
 //! Single values of requests, checked: texts, ids, labels, times, rates.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Display;
 use std::time::Duration;
 
 use tonic::Status;
@@ -42,14 +43,14 @@ pub(crate) fn mask(mask: Option<prost_types::FieldMask>, v: &mut Violations) -> 
 }
 
 /// Checks the length of a text.
-pub(crate) fn text(text: &str, path: &str, bytes_max: usize, v: &mut Violations) {
+pub(crate) fn text(text: &str, path: &dyn Display, bytes_max: usize, v: &mut Violations) {
     if text.len() > bytes_max {
         v.add(path, format!("is {} bytes long; at most {bytes_max} are accepted", text.len()));
     }
 }
 
 /// Checks labels.
-pub(crate) fn labels(labels: &HashMap<String, String>, path: &str, v: &mut Violations) {
+pub(crate) fn labels(labels: &HashMap<String, String>, path: &dyn Display, v: &mut Violations) {
     if labels.len() > LABELS_MAX {
         v.add(path, format!("holds {} labels; at most {LABELS_MAX} are accepted", labels.len()));
     }
@@ -85,7 +86,7 @@ pub(crate) fn only_job_id(text: &str) -> Result<JobId, Status> {
 /// Reads a length of time that is not negative.
 ///
 /// `Duration::try_from` would carry nanoseconds over into seconds, and so take what no other implementation takes.
-pub(crate) fn duration(value: prost_types::Duration, path: &str, v: &mut Violations) -> Option<Duration> {
+pub(crate) fn duration(value: prost_types::Duration, path: &dyn Display, v: &mut Violations) -> Option<Duration> {
     let prost_types::Duration { seconds, nanos } = value;
     let differ = seconds > 0 && nanos < 0 || seconds < 0 && nanos > 0;
     if !(-NANOS_MAX..=NANOS_MAX).contains(&nanos) || differ {
@@ -111,7 +112,7 @@ pub(crate) fn duration(value: prost_types::Duration, path: &str, v: &mut Violati
 }
 
 /// Reads a length of time that is more than 0.
-pub(crate) fn positive(value: prost_types::Duration, path: &str, v: &mut Violations) -> Option<Duration> {
+pub(crate) fn positive(value: prost_types::Duration, path: &dyn Display, v: &mut Violations) -> Option<Duration> {
     let duration = duration(value, path, v)?;
     if duration.is_zero() {
         v.add(path, "is 0; leave it unset for the default");
@@ -121,7 +122,7 @@ pub(crate) fn positive(value: prost_types::Duration, path: &str, v: &mut Violati
 }
 
 /// Reads a point in time.
-pub(crate) fn timestamp(value: prost_types::Timestamp, path: &str, v: &mut Violations) -> Option<Timestamp> {
+pub(crate) fn timestamp(value: prost_types::Timestamp, path: &dyn Display, v: &mut Violations) -> Option<Timestamp> {
     let prost_types::Timestamp { seconds, nanos } = value;
     if !(0..=NANOS_MAX).contains(&nanos) {
         v.add(path, format!("is malformed ({nanos} nanoseconds); `nanos` of a time is from 0 to {NANOS_MAX}"));
@@ -136,8 +137,8 @@ pub(crate) fn timestamp(value: prost_types::Timestamp, path: &str, v: &mut Viola
 }
 
 /// Reads a ceiling on rates.
-pub(crate) fn rate_limit(limit: pb::RateLimit, path: &str, v: &mut Violations) -> RateLimit {
-    rate(limit.requests_per_second, &format!("{path}.requests_per_second"), v);
+pub(crate) fn rate_limit(limit: pb::RateLimit, path: &dyn Display, v: &mut Violations) -> RateLimit {
+    rate(limit.requests_per_second, &format_args!("{path}.requests_per_second"), v);
     RateLimit {
         requests_per_second: limit.requests_per_second,
         burst: limit.burst,
@@ -146,7 +147,7 @@ pub(crate) fn rate_limit(limit: pb::RateLimit, path: &str, v: &mut Violations) -
 }
 
 /// Checks a rate per second.
-pub(crate) fn rate(rate: f64, path: &str, v: &mut Violations) {
+pub(crate) fn rate(rate: f64, path: &dyn Display, v: &mut Violations) {
     if !(0.0..=RATE_MAX).contains(&rate) {
         v.add(path, format!("is {rate:?}; a rate is from 0 (no limit) to {RATE_MAX}"));
     }
@@ -158,13 +159,13 @@ mod tests {
 
     fn duration_of(seconds: i64, nanos: i32) -> Result<Duration, String> {
         let mut v = Violations::default();
-        let read = duration(prost_types::Duration { seconds, nanos }, "timeout", &mut v);
+        let read = duration(prost_types::Duration { seconds, nanos }, &"timeout", &mut v);
         v.or(read).map(Option::unwrap).map_err(|status| status.message().to_owned())
     }
 
     fn timestamp_of(seconds: i64, nanos: i32) -> Result<i64, String> {
         let mut v = Violations::default();
-        let read = timestamp(prost_types::Timestamp { seconds, nanos }, "start_time", &mut v);
+        let read = timestamp(prost_types::Timestamp { seconds, nanos }, &"start_time", &mut v);
         v.or(read).map(|time| time.unwrap().0).map_err(|status| status.message().to_owned())
     }
 

@@ -27,8 +27,9 @@ use crate::api::shown;
 use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
 use crate::codec::Encoded;
+use crate::engine::feed::Feed;
 use crate::engine::handle::Engine;
-use crate::engine::hub::{Feed, Notice};
+use crate::engine::hub::Notice;
 use crate::engine::notices::NoticeListener;
 use crate::engine::published::{Batch, Published, Shown, bytes_of};
 use crate::engine::version::Follower;
@@ -268,7 +269,15 @@ impl Watcher {
                 if let Some(frames) = self.batch() {
                     return Ok(Some(Told::Several(frames)));
                 }
-                if let Some(event) = self.next_event().await? {
+                let event = self.next_event().await?;
+                // Noted before the event was published, so it is there by now.
+                if let Some(notice) = self.notices.as_mut().and_then(|notices| notices.take(self.sent)) {
+                    if let Some(event) = event {
+                        self.queue.push_front(event);
+                    }
+                    return Ok(self.notice(Some(notice)).map(Told::One));
+                }
+                if let Some(event) = event {
                     return self.durable(&event).await.map(|message| Some(Told::One(message)));
                 }
                 self.has_all = true;
@@ -309,13 +318,13 @@ impl Watcher {
     /// Returns the next events, framed and put together for all watchers who are as far as this one. `None`: there are none, the
     /// next one is long, or this watcher is told something else than the others.
     fn batch(&mut self) -> Option<Bytes> {
-        if !self.wish.in_frames || self.wish.include_body || !self.queue.is_empty() {
+        if !self.wish.in_frames || self.wish.include_body || self.notices.is_some() || !self.queue.is_empty() {
             return None;
         }
         let (feed, version) = (self.feed.as_ref()?, self.version.as_mut()?);
         let batch = feed.batch_after(self.sent).or_else(|| {
             let batch = put_together(self.wish.job, self.sent, feed, version.seen())?;
-            feed.keep_batch(batch.clone());
+            self.engine.hub().keep_batch(feed, batch.clone());
             Some(batch)
         })?;
         self.sent = batch.upto;
@@ -385,10 +394,10 @@ impl Watcher {
         let heartbeat = self.last_message + HEARTBEAT;
         let next = self.look_at.unwrap_or(self.next_progress.min(heartbeat));
         let Some(version) = &mut self.version else { return Ok(None) };
-        let notices = &mut self.notices;
+        let (notices, sent) = (&mut self.notices, self.sent);
         let notice = async {
             match notices {
-                Some(notices) => notices.next().await,
+                Some(notices) => notices.next(sent).await,
                 None => std::future::pending().await,
             }
         };
@@ -460,18 +469,21 @@ impl Watcher {
     async fn progress(&mut self) -> Option<Encoded> {
         self.next_progress = Instant::now() + self.wish.interval;
         let feed = self.feed.clone()?;
-        if feed.are_waits_due(WAITS_PERIOD) {
+        let waits = if let Some(waits) = feed.waits(WAITS_PERIOD) {
+            waits
+        } else {
             flush().await;
-            feed.keep_waits(shown::written_waits(&self.engine, &feed, WAITS_PERIOD).await);
-        }
+            let written = shown::written_waits(&self.engine, &feed, WAITS_PERIOD).await;
+            self.engine.hub().keep_waits(&feed, written.clone());
+            written
+        };
         // Never less than what this watcher was told.
         let is_new = |kept: &Shown| kept.at.elapsed() <= SHOWN_AGE && kept.job.sequence >= self.sent;
         let shown = feed.shown().filter(is_new).unwrap_or_else(|| {
             let written = shown::written_now(&feed);
-            feed.keep_shown(written.clone());
+            self.engine.hub().keep_shown(&feed, written.clone());
             written
         });
-        let waits = feed.waits();
         let told = (shown.bytes, waits);
         let have_failed = self.told_job.failures != shown.job.failures;
         if self.last_progress.as_ref() == Some(&told) && !have_failed {
@@ -516,7 +528,7 @@ mod tests {
         hub.publish(job(2), vec![event(1), event(2)]);
         first.see();
         let made = put_together(id, 0, &feed, first.seen()).unwrap();
-        feed.keep_batch(made.clone());
+        hub.keep_batch(&feed, made.clone());
         assert_eq!((made.upto, made.all_of), (2, Some(first.seen())));
         // Who comes a moment later is not further than those who looked with it, and looks again for what came since.
         hub.publish(job(3), vec![event(3)]);

@@ -1,10 +1,12 @@
 //! Converts what a task does from messages to the model.
 
-use url::{Host, Url};
+use std::fmt::Display;
+
+use url::Url;
 
 use crate::api::status::{Violations, shown};
 use crate::model::checksum::{Algorithm, Checksum};
-use crate::model::host::is_named;
+use crate::model::host::{Host, is_named};
 use crate::model::method;
 use crate::model::path;
 use crate::model::secret::is_redacted;
@@ -25,12 +27,20 @@ const SUM_BYTES_MAX: usize = 160;
 /// The most bytes of a host's name and of a label in it (RFC 1035, 2.3.4).
 const HOST_BYTES_MAX: (usize, usize) = (253, 63);
 
-/// Reads what a task does: fetch or download.
-pub(crate) fn work(work: Option<pb::task_spec::Work>, path: &str, v: &mut Violations) -> Option<Work> {
+/// Reads what a task does, fetch or download, and which host it asks.
+pub(crate) fn work(
+    work: Option<pb::task_spec::Work>,
+    path: &dyn Display,
+    v: &mut Violations,
+) -> Option<(Work, Option<Host>)> {
     match work {
-        Some(pb::task_spec::Work::Fetch(spec)) => Some(Work::Fetch(fetch(spec, &format!("{path}.fetch"), v))),
+        Some(pb::task_spec::Work::Fetch(spec)) => {
+            let (spec, host) = fetch(spec, &format_args!("{path}.fetch"), v);
+            Some((Work::Fetch(spec), host))
+        }
         Some(pb::task_spec::Work::Download(spec)) => {
-            Some(Work::Download(download(spec, &format!("{path}.download"), v)))
+            let (spec, host) = download(spec, &format_args!("{path}.download"), v);
+            Some((Work::Download(spec), host))
         }
         None => {
             v.add(path, "must say what to do: set `fetch` or `download`");
@@ -39,27 +49,30 @@ pub(crate) fn work(work: Option<pb::task_spec::Work>, path: &str, v: &mut Violat
     }
 }
 
-fn url(text: &str, path: &str, v: &mut Violations) {
+/// Checks a URL. Returns the host that it names, where nothing is wrong.
+fn url(text: &str, path: &dyn Display, v: &mut Violations) -> Option<Host> {
     if text.is_empty() {
-        return v.add(path, "is empty; give an absolute http or https URL");
+        v.add(path, "is empty; give an absolute http or https URL");
+        return None;
     }
     if text.len() > URL_BYTES_MAX {
-        return v.add(path, format!("is longer than {URL_BYTES_MAX} bytes"));
+        v.add(path, format!("is longer than {URL_BYTES_MAX} bytes"));
+        return None;
     }
     // The parser would drop them, and another URL than the one that was given would be asked.
     if text.trim() != text || text.chars().any(char::is_control) {
-        return v.add(path, "has control characters, or spaces around it");
+        v.add(path, "has control characters, or spaces around it");
+        return None;
     }
     match Url::parse(text) {
         Ok(url) if !matches!(url.scheme(), "http" | "https") => {
             v.add(path, format!("has the scheme `{}`; only http and https are accepted", shown(url.scheme())));
         }
         Ok(_) if !is_named(text) => v.add(path, "does not name a host; write it like `https://example.com/file`"),
-        Ok(url) => {
-            if let Some(why) = unusable(&url) {
-                v.add(path, why);
-            }
-        }
+        Ok(url) => match unusable(&url) {
+            Some(why) => v.add(path, why),
+            None => return Host::of(&url),
+        },
         // Without a colon there is no secret in it before its query, so that much may be repeated.
         Err(url::ParseError::RelativeUrlWithoutBase) if !text.contains([':', '@']) => {
             let plain = shown(text.split(['?', '#']).next().unwrap_or_default());
@@ -71,13 +84,14 @@ fn url(text: &str, path: &str, v: &mut Violations) {
         }
         Err(error) => v.add(path, format!("is not an absolute URL: {error}")),
     }
+    None
 }
 
 /// Returns why a URL cannot be asked for, whatever answers there.
 fn unusable(url: &Url) -> Option<&'static str> {
     let (name_bytes_max, label_bytes_max) = HOST_BYTES_MAX;
     let name = match url.host() {
-        Some(Host::Domain(name)) => name.trim_end_matches('.'),
+        Some(url::Host::Domain(name)) => name.trim_end_matches('.'),
         Some(_) => "address",
         None => "",
     };
@@ -96,7 +110,7 @@ fn unusable(url: &Url) -> Option<&'static str> {
     }
 }
 
-fn method(text: &str, path: &str, v: &mut Violations) {
+fn method(text: &str, path: &dyn Display, v: &mut Violations) {
     if text.is_empty() {
         return;
     }
@@ -107,9 +121,9 @@ fn method(text: &str, path: &str, v: &mut Violations) {
     }
 }
 
-fn fetch(spec: pb::FetchSpec, path: &str, v: &mut Violations) -> FetchSpec {
-    url(&spec.url, &format!("{path}.url"), v);
-    method(&spec.method, &format!("{path}.method"), v);
+fn fetch(spec: pb::FetchSpec, path: &dyn Display, v: &mut Violations) -> (FetchSpec, Option<Host>) {
+    let host = url(&spec.url, &format_args!("{path}.url"), v);
+    method(&spec.method, &format_args!("{path}.method"), v);
     if spec.body.len() > BODY_BYTES_MAX {
         v.add(
             format!("{path}.body"),
@@ -120,18 +134,19 @@ fn fetch(spec: pb::FetchSpec, path: &str, v: &mut Violations) -> FetchSpec {
     if spec.max_response_bytes.is_some_and(|it| it == 0 || it > most) {
         v.add(format!("{path}.max_response_bytes"), format!("must be from 1 to {most}; use a download for more"));
     }
-    FetchSpec {
+    let spec = FetchSpec {
         url: spec.url,
         method: spec.method,
         body: spec.body.into(),
         max_response_bytes: spec.max_response_bytes,
-        accept_statuses: accept_statuses(&spec.accept_statuses, &format!("{path}.accept_statuses"), v),
+        accept_statuses: accept_statuses(&spec.accept_statuses, &format_args!("{path}.accept_statuses"), v),
         expect_json: spec.expect_json,
-        pagination: spec.pagination.and_then(|it| pagination(it, &format!("{path}.pagination"), v)),
-    }
+        pagination: spec.pagination.and_then(|it| pagination(it, &format_args!("{path}.pagination"), v)),
+    };
+    (spec, host)
 }
 
-fn accept_statuses(ranges: &[pb::StatusRange], path: &str, v: &mut Violations) -> Vec<(u16, u16)> {
+fn accept_statuses(ranges: &[pb::StatusRange], path: &dyn Display, v: &mut Violations) -> Vec<(u16, u16)> {
     if ranges.len() > RANGES_MAX {
         v.add(path, format!("holds {} ranges; at most {RANGES_MAX} are accepted", ranges.len()));
         return Vec::new();
@@ -147,13 +162,13 @@ fn accept_statuses(ranges: &[pb::StatusRange], path: &str, v: &mut Violations) -
     good
 }
 
-fn pagination(spec: pb::Pagination, path: &str, v: &mut Violations) -> Option<Pagination> {
+fn pagination(spec: pb::Pagination, path: &dyn Display, v: &mut Violations) -> Option<Pagination> {
     use pb::pagination::Style;
     let need = |name: &str, what: &str, v: &mut Violations| {
         if name.is_empty() {
             v.add(format!("{path}.{what}"), "is empty; name the query parameter");
         }
-        short(name, &format!("{path}.{what}"), v);
+        short(name, &format_args!("{path}.{what}"), v);
     };
     let style = match spec.style {
         None => {
@@ -166,43 +181,43 @@ fn pagination(spec: pb::Pagination, path: &str, v: &mut Violations) -> Option<Pa
         Some(Style::LinkHeader(_)) => PageStyle::LinkHeader,
         Some(Style::PageNumber(it)) => {
             need(&it.param, "page_number.param", v);
-            short(&it.size_param, &format!("{path}.page_number.size_param"), v);
-            sized(&it.size_param, it.size, &format!("{path}.page_number.size"), v);
+            short(&it.size_param, &format_args!("{path}.page_number.size_param"), v);
+            sized(&it.size_param, it.size, &format_args!("{path}.page_number.size"), v);
             PageStyle::PageNumber { param: it.param, first: it.first, size_param: it.size_param, size: it.size }
         }
         Some(Style::Offset(it)) => {
             need(&it.param, "offset.param", v);
-            short(&it.limit_param, &format!("{path}.offset.limit_param"), v);
-            sized(&it.limit_param, it.limit, &format!("{path}.offset.limit"), v);
+            short(&it.limit_param, &format_args!("{path}.offset.limit_param"), v);
+            sized(&it.limit_param, it.limit, &format_args!("{path}.offset.limit"), v);
             PageStyle::Offset { param: it.param, limit_param: it.limit_param, limit: it.limit }
         }
         Some(Style::Cursor(it)) => {
             need(&it.param, "cursor.param", v);
-            pointer(&it.next_pointer, false, &format!("{path}.cursor.next_pointer"), v);
+            pointer(&it.next_pointer, false, &format_args!("{path}.cursor.next_pointer"), v);
             PageStyle::Cursor { param: it.param, next_pointer: it.next_pointer }
         }
         Some(Style::NextUrl(it)) => {
-            pointer(&it.next_pointer, false, &format!("{path}.next_url.next_pointer"), v);
+            pointer(&it.next_pointer, false, &format_args!("{path}.next_url.next_pointer"), v);
             PageStyle::NextUrl { next_pointer: it.next_pointer }
         }
     };
-    pointer(&spec.items_pointer, true, &format!("{path}.items_pointer"), v);
+    pointer(&spec.items_pointer, true, &format_args!("{path}.items_pointer"), v);
     Some(Pagination { style, items_pointer: spec.items_pointer, max_pages: spec.max_pages, max_items: spec.max_items })
 }
 
-fn short(name: &str, path: &str, v: &mut Violations) {
+fn short(name: &str, path: &dyn Display, v: &mut Violations) {
     if name.len() > NAME_BYTES_MAX {
         v.add(path, format!("is longer than {NAME_BYTES_MAX} bytes"));
     }
 }
 
-fn sized(param: &str, size: u64, path: &str, v: &mut Violations) {
+fn sized(param: &str, size: u64, path: &dyn Display, v: &mut Violations) {
     if !param.is_empty() && size == 0 {
         v.add(path, "must be set where its parameter is named");
     }
 }
 
-fn pointer(text: &str, may_be_empty: bool, path: &str, v: &mut Violations) {
+fn pointer(text: &str, may_be_empty: bool, path: &dyn Display, v: &mut Violations) {
     if text.is_empty() && may_be_empty {
         return;
     }
@@ -213,8 +228,8 @@ fn pointer(text: &str, may_be_empty: bool, path: &str, v: &mut Violations) {
     }
 }
 
-fn download(spec: pb::DownloadSpec, path: &str, v: &mut Violations) -> DownloadSpec {
-    url(&spec.url, &format!("{path}.url"), v);
+fn download(spec: pb::DownloadSpec, path: &dyn Display, v: &mut Violations) -> (DownloadSpec, Option<Host>) {
+    let host = url(&spec.url, &format_args!("{path}.url"), v);
     if spec.mirrors.len() > MIRRORS_MAX {
         v.add(
             format!("{path}.mirrors"),
@@ -222,9 +237,9 @@ fn download(spec: pb::DownloadSpec, path: &str, v: &mut Violations) -> DownloadS
         );
     }
     for (index, mirror) in spec.mirrors.iter().enumerate().take(MIRRORS_MAX) {
-        url(mirror, &format!("{path}.mirrors[{index}]"), v);
+        url(mirror, &format_args!("{path}.mirrors[{index}]"), v);
     }
-    relative_path(&spec.path, &format!("{path}.path"), v);
+    relative_path(&spec.path, &format_args!("{path}.path"), v);
     if spec.max_connections > CONNECTIONS_MAX {
         v.add(format!("{path}.max_connections"), format!("must be at most {CONNECTIONS_MAX}"));
     }
@@ -233,21 +248,22 @@ fn download(spec: pb::DownloadSpec, path: &str, v: &mut Violations) -> DownloadS
     {
         v.add(format!("{path}.expected_bytes"), "is more than `max_bytes`");
     }
-    DownloadSpec {
+    let spec = DownloadSpec {
         url: spec.url,
         mirrors: spec.mirrors,
         path: spec.path,
-        on_conflict: on_conflict(spec.on_conflict, &format!("{path}.on_conflict"), v),
-        checksums: checksums(&spec.checksums, &format!("{path}.checksums"), v),
-        digests: digests(&spec.digests, &format!("{path}.digests"), v),
+        on_conflict: on_conflict(spec.on_conflict, &format_args!("{path}.on_conflict"), v),
+        checksums: checksums(&spec.checksums, &format_args!("{path}.checksums"), v),
+        digests: digests(&spec.digests, &format_args!("{path}.digests"), v),
         expected_bytes: spec.expected_bytes,
         max_bytes: spec.max_bytes,
         max_connections: spec.max_connections,
         disable_resume: spec.disable_resume,
-    }
+    };
+    (spec, host)
 }
 
-fn on_conflict(policy: i32, path: &str, v: &mut Violations) -> Option<OnConflict> {
+fn on_conflict(policy: i32, path: &dyn Display, v: &mut Violations) -> Option<OnConflict> {
     match pb::OnConflict::try_from(policy) {
         Ok(pb::OnConflict::Unspecified) => None,
         Ok(pb::OnConflict::Fail) => Some(OnConflict::Fail),
@@ -261,7 +277,7 @@ fn on_conflict(policy: i32, path: &str, v: &mut Violations) -> Option<OnConflict
     }
 }
 
-fn checksums(texts: &[String], path: &str, v: &mut Violations) -> Vec<Checksum> {
+fn checksums(texts: &[String], path: &dyn Display, v: &mut Violations) -> Vec<Checksum> {
     if texts.len() > SUMS_MAX {
         v.add(path, format!("holds {} checksums; at most {SUMS_MAX} are accepted", texts.len()));
         return Vec::new();
@@ -283,7 +299,7 @@ fn checksums(texts: &[String], path: &str, v: &mut Violations) -> Vec<Checksum> 
     good
 }
 
-fn digests(names: &[String], path: &str, v: &mut Violations) -> Vec<Algorithm> {
+fn digests(names: &[String], path: &dyn Display, v: &mut Violations) -> Vec<Algorithm> {
     if names.len() > SUMS_MAX {
         v.add(path, format!("holds {} digests; at most {SUMS_MAX} are accepted", names.len()));
         return Vec::new();
@@ -300,7 +316,7 @@ fn digests(names: &[String], path: &str, v: &mut Violations) -> Vec<Algorithm> {
 }
 
 /// Checks a path below the download root. What links make of it is judged when it is opened.
-pub(crate) fn relative_path(text: &str, path: &str, v: &mut Violations) {
+pub(crate) fn relative_path(text: &str, path: &dyn Display, v: &mut Violations) {
     if text.is_empty() {
         return;
     }

@@ -21,7 +21,7 @@ use crate::imports::Kind;
 /// URLs of tasks, and what the tasks do.
 #[derive(Debug, Args)]
 pub(crate) struct Urls {
-    /// What to get; one task each
+    /// The URLs to get, one task each
     #[arg(value_name = "URL")]
     pub(crate) urls: Vec<String>,
     /// A list: URLs, one a line, `#` begins a comment; or as --format says; `-` reads stdin

@@ -24,7 +24,7 @@ pub(crate) struct CancelArgs {
     /// Only this task, while the others go on; may be repeated
     #[arg(long = "task", value_name = "INDEX")]
     tasks: Vec<u32>,
-    /// Why, for people; shown as the failure of the job or of the tasks
+    /// The reason, for people; shown as the failure of the job or of the tasks
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 }

@@ -67,13 +67,13 @@ pub(crate) struct ControlArgs {
     /// Jobs with this text in the title or in the value of a label, or with an id that begins with it
     #[arg(long, value_name = "TEXT")]
     search: Option<String>,
-    /// Why, for people; with `cancel`
+    /// The reason, for people; only with `cancel`
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Also delete the files that the downloads made; with `delete`
+    /// Also delete the files that the downloads made; only with `delete`
     #[arg(long)]
     files: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long)]
     yes: bool,
 }

@@ -93,9 +93,9 @@ pub struct Network {
     pub auth: Auth,
     /// The longest that a token may last.
     pub token_max_lifetime: Duration,
-    /// Calls of one principal in a second; 0: any number.
+    /// The most calls of one principal in a second; 0 means no limit.
     pub calls_per_second: f64,
-    /// Wrong credentials from one address in a minute; 0: any number.
+    /// The most wrong credentials from one address in a minute; 0 means no limit.
     pub auth_failures_per_minute: u32,
     /// The certificates to show and to accept; `None`: nothing is encrypted.
     pub tls: Option<TlsConfig>,
@@ -209,7 +209,7 @@ impl Network {
 fn calls_per_second(merged: &ServeArgs, wrong: &mut Vec<String>) -> f64 {
     let rate = merged.calls_per_second.unwrap_or(CALLS_PER_SECOND_DEFAULT);
     if !(rate == 0.0 || (0.001..=1e9).contains(&rate)) {
-        wrong.push(format!("`calls_per_second` is {rate}; set it to 0.001 or more, or to 0 for any number"));
+        wrong.push(format!("`calls_per_second` is {rate}; set it to 0.001 or more, or to 0 for no limit"));
     }
     rate
 }

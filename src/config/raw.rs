@@ -171,7 +171,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_DISK_RESERVE", value_name = "BYTES")]
     pub disk_reserve: Option<u64>,
 
-    /// The most bytes of a download that sets no `max_bytes` of its own [default: any number]
+    /// The most bytes of a download that sets no `max_bytes` of its own [default: no limit]
     #[arg(long, env = "HAUL_MAX_DOWNLOAD_BYTES", value_name = "BYTES")]
     pub max_download_bytes: Option<u64>,
     /// Memory for tasks that wait for their turn, roughly [default: 67108864, which is 64 MiB]; what does not fit is read from the database again
@@ -210,11 +210,12 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_TOKEN_MAX_LIFETIME", value_name = "TIME", help_heading = NETWORK)]
     pub token_max_lifetime: Option<String>,
 
-    /// The most calls of one principal in a second, over time; twice as many at once; 0: any number [default: 1000]
+    /// The most calls of one principal in a second on average; twice as many at once; 0 means no limit [default: 1000]
     #[arg(long, env = "HAUL_CALLS_PER_SECOND", value_name = "RATE", help_heading = NETWORK)]
     pub calls_per_second: Option<f64>,
 
-    /// Failed authentications from one address in a minute; further ones are delayed; 0: any number [default: 20]
+    /// The most failed authentications from one address in a minute; further ones get `RATE_LIMITED`; 0 means no limit
+    /// [default: 20]
     #[arg(long, env = "HAUL_AUTH_FAILURES_PER_MINUTE", value_name = "N", help_heading = NETWORK)]
     pub auth_failures_per_minute: Option<u32>,
 

@@ -7,6 +7,13 @@ use http::HeaderMap;
 
 use crate::model::checksum::{Algorithm, Checksum};
 
+/// What S3 calls its digests.
+const OF_S3: [(Algorithm, &str); 3] = [
+    (Algorithm::Sha256, "x-amz-checksum-sha256"),
+    (Algorithm::Sha1, "x-amz-checksum-sha1"),
+    (Algorithm::Crc32c, "x-amz-checksum-crc32c"),
+];
+
 /// The digests of the whole representation in the head of an answer. `is_whole`: its body is all of it.
 ///
 /// `Repr-Digest` (RFC 9530) is always of the whole. `Content-Digest`, `Content-MD5` and `x-amz-checksum-*` are of what this
@@ -20,10 +27,9 @@ pub(super) fn announced(is_whole: bool, headers: &HeaderMap) -> Vec<Checksum> {
         found.extend(dictionary(headers, "content-digest"));
         found.extend(text("content-md5").and_then(|value| checksum(Algorithm::Md5, value)));
         let is_composite = text("x-amz-checksum-type").is_some_and(|kind| kind.eq_ignore_ascii_case("composite"));
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha1, Algorithm::Crc32c].into_iter().filter(|_| !is_composite) {
-            let name = format!("x-amz-checksum-{}", algorithm.name());
+        for (algorithm, name) in OF_S3.into_iter().filter(|_| !is_composite) {
             // The parts of a composite are counted behind a dash, which base64 does not have.
-            found.extend(text(&name).and_then(|value| checksum(algorithm, value)));
+            found.extend(text(name).and_then(|value| checksum(algorithm, value)));
         }
     }
     found.sort_by_key(|checksum| checksum.algorithm);

@@ -15,6 +15,7 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult, ShortOf};
 use crate::model::secret::redacted_text;
 use crate::model::spec::DownloadSpec;
+use crate::model::time::Timestamp;
 
 /// Makes one attempt. What it holds at its end, if that is not a file, is checkpointed.
 pub(super) async fn run(
@@ -108,12 +109,13 @@ impl Attempt<'_> {
     }
 
     /// A source that fails is left for the next one, within the attempt. Where the bytes turned out to be wrong and were
-    /// dropped, one more try is made in all, from the start and behind the others, if nobody else can be asked or they came from
-    /// several attempts.
+    /// dropped, one more try is made in all, from the start and behind the others: if they came from several attempts, or if they
+    /// came from one source and no other may bring the file, now or later.
     /// Where they came from several sources, each of these is asked once more by itself.
     async fn try_sources(&mut self) -> Result<DownloadResult, Halt> {
         let mut failures: Vec<Failure> = Vec::new();
         let (mut tried, mut may_repeat) = (BTreeSet::new(), true);
+        let (mut wrong, mut may_pass) = (BTreeSet::new(), false);
         let held_before = self.held.stored().map_or(0, |stored| stored.ranges.bytes());
         while let Some(source) = self.next_source() {
             tried.insert(source);
@@ -124,6 +126,7 @@ impl Attempt<'_> {
             };
             let were_wrong = std::mem::take(&mut self.held.were_wrong);
             if failure.retryable && !were_wrong {
+                may_pass = true;
                 let has_brought = self.order.ctx.meter.received_bytes() > received;
                 self.keep_what_is_held(source, &failure, has_brought, held_before);
             }
@@ -131,13 +134,21 @@ impl Attempt<'_> {
             if let Some(undone) = self.held.undone.take() {
                 // Not for ever: whoever joined does not join again.
                 self.ask_alone(&undone);
-            } else if were_wrong && may_repeat && (self.order.sources.len() == 1 || self.held.was_pieced) {
+            } else if were_wrong && may_repeat && self.held.was_pieced {
                 may_repeat = false;
                 self.left.push(source);
+            } else if were_wrong {
+                wrong.insert(source);
             }
             failures.push(failure);
+            // Sources that agree on what they have are not wrong by chance.
+            let nobody_else = !may_pass || (self.order.ctx.is_last && self.held.stored().is_none());
+            if self.left.is_empty() && may_repeat && wrong.len() == 1 && nobody_else {
+                may_repeat = false;
+                self.left.extend(&wrong);
+            }
         }
-        Err(telling(failures, tried.len()).into())
+        Err(telling(failures, tried.len(), (self.order.ctx.now)()).into())
     }
 
     /// A source has failed that may go on with what is held in the next attempt. Those that would have to begin anew, and so
@@ -193,7 +204,9 @@ impl Attempt<'_> {
         let may_go = |at: &usize| !self.waits(self.left[*at]);
         let is_open = |at: &usize| !transport.is_paused(&self.order.sources[self.left[*at]]);
         let mut next = (0..self.left.len()).filter(may_go);
-        let at = next.clone().find(is_open).or_else(|| next.next())?;
+        // Where there is no choice, nobody need look.
+        let open = if self.left.len() > 1 { next.clone().find(is_open) } else { None };
+        let at = open.or_else(|| next.next())?;
         Some(self.left.remove(at))
     }
 
@@ -291,10 +304,11 @@ fn is_unwanted(failure: &Failure) -> bool {
 }
 
 /// Returns the failure that decides among those of all sources: one that another attempt may resolve, the first of those that ask
-/// for the shortest wait, else the first. That a host is paused decides only where no other source has failed so: such an attempt does not count. Wrong bytes
-/// explain more than what else went wrong, but do not decide whether another attempt follows. `count`: how many sources
-/// that were, of which some may have been tried twice.
-fn telling(mut failures: Vec<Failure>, count: usize) -> Failure {
+/// for the shortest wait, else the first. That a host is paused decides only where no other source has failed so: such an attempt
+/// does not count, and another follows when the pause is over. Beside a file that was wrong it counts: such a file would be fetched
+/// once more with each pause. Wrong bytes explain more than what else went wrong, but do not decide whether another attempt follows.
+/// `count`: how many sources that were, of which some may have been tried twice.
+fn telling(mut failures: Vec<Failure>, count: usize, now: Timestamp) -> Failure {
     let mismatch = failures.iter().rposition(|failure| failure.reason == FailureReason::ChecksumMismatch);
     let counts = |failure: &Failure| failure.retryable && failure.paused_until.is_none();
     let soonest = (0..failures.len()).filter(|at| counts(&failures[*at])).min_by_key(|at| failures[*at].retry_after);
@@ -303,10 +317,13 @@ fn telling(mut failures: Vec<Failure>, count: usize) -> Failure {
     if failures.is_empty() {
         return Failure::fatal(FailureReason::Internal, "there was no source to download from");
     }
-    let told = mismatch.filter(|_| failures[at].paused_until.is_none()).map(|at| failures[at].clone());
+    let told = mismatch.map(|at| failures[at].clone());
     let mut failure = failures.swap_remove(at);
     if let Some(told) = told {
-        failure = Failure { reason: told.reason, message: told.message, http_status: told.http_status, ..failure };
+        let pause = failure.paused_until.take().map(|until| until.since(now));
+        let retry_after = failure.retry_after.max(pause);
+        let Failure { reason, message, http_status, .. } = told;
+        failure = Failure { reason, message, http_status, retry_after, ..failure };
     }
     if count > 1 && failure.reason != FailureReason::ChecksumMismatch {
         failure.message = format!("{} ({count} sources failed)", failure.message);
@@ -326,7 +343,7 @@ mod tests {
         let wrong = || Failure::fatal(FailureReason::ChecksumMismatch, "wrong");
         let gone = || Failure::fatal(FailureReason::HttpStatus, "gone");
         let of = |failures: Vec<Failure>| {
-            let told = telling(failures, 2);
+            let told = telling(failures, 2, Timestamp(0));
             (told.message, told.retryable)
         };
         assert_eq!(of(vec![cut(), wrong()]), ("wrong".to_owned(), true));
@@ -338,5 +355,18 @@ mod tests {
         for failures in [vec![busy(), soon()], vec![soon(), busy()]] {
             assert!(of(failures).0.starts_with("soon"), "nobody waits for a source where another has no wish");
         }
+    }
+
+    /// An attempt that does not count is made again whenever the pause is over, however long others keep the host busy.
+    #[test]
+    fn an_attempt_that_brought_a_wrong_file_counts_although_the_other_host_is_paused() {
+        let wrong = Failure::fatal(FailureReason::ChecksumMismatch, "wrong");
+        let gone = Failure::fatal(FailureReason::HttpStatus, "gone");
+        let paused =
+            Failure { paused_until: Some(Timestamp(9_000_000)), ..Failure::retryable(FailureReason::HttpStatus, "") };
+        let told = telling(vec![wrong, paused.clone()], 2, Timestamp(2_000_000));
+        assert_eq!((told.reason, told.retryable, told.paused_until), (FailureReason::ChecksumMismatch, true, None));
+        assert_eq!(told.retry_after, Some(Duration::from_secs(7)), "it waits for the host all the same");
+        assert_eq!(telling(vec![gone, paused.clone()], 2, Timestamp(0)).paused_until, paused.paused_until);
     }
 }

@@ -85,23 +85,22 @@ impl Board {
         id
     }
 
-    /// Whether there is something to take, without taking it.
-    pub(super) fn has_work(&self, have: &RangeSet) -> bool {
+    /// Whether there is something to take, without taking it. `is_late`: as for [`Board::take`].
+    pub(super) fn has_work(&self, have: &RangeSet, is_late: bool) -> bool {
         let Some(total) = self.total else { return false };
-        self.largest_free(total, have).is_some() || self.divisible(have).is_some()
+        self.largest_free(total, have).is_some()
+            || self.divisible(have, is_late).is_some()
+            || (is_late && self.slowest(have).is_some())
     }
 
     /// Claims the largest range that nobody has, else a share of the largest that somebody has, for one of so many
-    /// `connections`.
-    pub(super) fn take(&mut self, have: &RangeSet, connections: u32) -> Option<(ClaimId, Range<u64>)> {
+    /// `connections`. `is_late`: others had time enough, so that of what nobody has answered yet a share is taken, too, and what is
+    /// too little to be divided is fetched once more.
+    pub(super) fn take(&mut self, have: &RangeSet, connections: u32, is_late: bool) -> Option<(ClaimId, Range<u64>)> {
         let total = self.total?;
-        let range = self.largest_free(total, have).or_else(|| self.divide(have, connections))?;
-        Some((self.add(range.clone()), range))
-    }
-
-    /// Whether there is a claim to be raced.
-    pub(super) fn has_race(&self, have: &RangeSet) -> bool {
-        self.total.is_some() && self.slowest(have).is_some()
+        let range = self.largest_free(total, have).or_else(|| self.divide(have, connections, is_late));
+        let taken = range.map(|range| (self.add(range.clone()), range));
+        taken.or_else(|| if is_late { self.race(have) } else { None })
     }
 
     /// Whether a claim has bytes that are still missing.
@@ -110,8 +109,7 @@ impl Board {
     }
 
     /// Claims the missing bytes of the largest claim once more, where nothing can be had otherwise.
-    pub(super) fn race(&mut self, have: &RangeSet) -> Option<(ClaimId, Range<u64>)> {
-        self.total?;
+    fn race(&mut self, have: &RangeSet) -> Option<(ClaimId, Range<u64>)> {
         let slow = self.slowest(have)?;
         let (rival, range) = (slow.id, have.gaps_in(slow.next..slow.end).next()?);
         let id = self.add(range.clone());
@@ -232,18 +230,19 @@ impl Board {
     }
 
     /// The claim that misses most, if that is enough for two. Of one whose answer has not come nobody knows how slow it
-    /// is: its bytes may be on their way already.
-    fn divisible(&self, have: &RangeSet) -> Option<(ClaimId, u64)> {
+    /// is, unless it `is_late`: its bytes may be on their way already.
+    fn divisible(&self, have: &RangeSet, is_late: bool) -> Option<(ClaimId, u64)> {
         let least = self.piece_min.saturating_mul(2);
-        let missing = self.claims.iter().filter(|claim| claim.is_connected && claim.raced_by.is_none());
+        let may_be = |claim: &&Claim| (claim.is_connected || is_late) && claim.raced_by.is_none();
+        let missing = self.claims.iter().filter(may_be);
         let missing = missing.map(|claim| (claim.id, claim.missing(have))).filter(|(_, missing)| *missing >= least);
         missing.max_by_key(|(_, missing)| *missing)
     }
 
     /// Takes the end of the largest claim away from it: an equal share for each of the connections, so that those to come
     /// need not cut short what this one has asked for; at most half.
-    fn divide(&mut self, have: &RangeSet, connections: u32) -> Option<Range<u64>> {
-        let (id, missing) = self.divisible(have)?;
+    fn divide(&mut self, have: &RangeSet, connections: u32, is_late: bool) -> Option<Range<u64>> {
+        let (id, missing) = self.divisible(have, is_late)?;
         let left = self.total?.saturating_sub(have.bytes());
         let share = (left / u64::from(connections.max(1))).clamp(self.piece_min, missing / 2);
         let claim = self.find(id)?;
@@ -274,7 +273,7 @@ mod tests {
         }
 
         fn take(&mut self, connections: u32) -> Option<Range<u64>> {
-            self.board.take(&self.have, connections).map(|(_, range)| range)
+            self.board.take(&self.have, connections, false).map(|(_, range)| range)
         }
 
         /// A connection brings some bytes, up to where it may go. Says how far it came.
@@ -291,7 +290,7 @@ mod tests {
     fn shares_are_equal_and_cut_nothing_that_was_asked_for() {
         let mut table = Table::new(100, RangeSet::default());
         table.board.claim_for(0..100, false, &RangeSet::default());
-        let taken: Vec<_> = (0..3).filter_map(|_| table.board.take(&table.have, 4)).collect();
+        let taken: Vec<_> = (0..3).filter_map(|_| table.board.take(&table.have, 4, false)).collect();
         let ranges: Vec<_> = taken.iter().map(|(_, range)| range.clone()).collect();
         assert_eq!(ranges, [75..100, 50..75, 25..50]);
         table.board.connect(taken[2].0);
@@ -304,7 +303,7 @@ mod tests {
         let begin = || {
             let mut table = Table::new(100, RangeSet::default());
             let first = table.board.claim_for(0..100, false, &RangeSet::default());
-            let (waiting, range) = table.board.take(&table.have, 2).unwrap();
+            let (waiting, range) = table.board.take(&table.have, 2, false).unwrap();
             assert_eq!(range, 50..100);
             assert_eq!(table.bring(first, 0, 50, 100), 50);
             assert_eq!(table.board.reach(first, 50, 100, false, &table.have), Reach::Unclear);
@@ -335,12 +334,27 @@ mod tests {
         let mut table = Table::new(100, have.clone());
         let whole = table.board.claim_for(0..100, false, &have);
         assert_eq!(table.board.reach(whole, 0, 100, false, &have), Reach::To(100));
-        let (other, range) = table.board.take(&have, 2).unwrap();
+        let (other, range) = table.board.take(&have, 2, false).unwrap();
         assert_eq!(range, 35..60);
         table.board.release(other);
         assert_eq!(table.board.reach(whole, 35, 100, false, &have), Reach::To(100), "also after somebody else gave up");
         table.have.add(0..60);
         assert!(!table.board.is_of_use(whole, 100, &table.have.clone()));
+    }
+
+    /// The answer to a large range may be on its way: to ask for all of it again would bring it twice.
+    #[test]
+    fn of_what_nobody_has_answered_in_time_a_share_is_taken() {
+        let mut table = Table::new(100, RangeSet::default());
+        table.have.add(0..40);
+        let (waiting, range) = table.board.take(&table.have, 2, false).unwrap();
+        assert_eq!(range, 40..100);
+        assert!(!table.board.has_work(&table.have, false) && table.board.has_work(&table.have, true));
+        assert_eq!(table.take(2), None);
+        let mut late = || table.board.take(&table.have, 2, true).map(|(_, range)| range);
+        assert_eq!([late(), late()], [Some(70..100), Some(85..100)]);
+        assert!(table.board.connect(waiting));
+        assert_eq!(table.bring(waiting, 40, 60, 100), 70, "it stops where the first share begins");
     }
 
     #[test]
@@ -350,7 +364,7 @@ mod tests {
         table.take(2);
         let (racer, _) = table.board.race(&table.have).unwrap();
         let (other, _) = table.board.race(&table.have).unwrap();
-        assert!(table.board.race(&table.have).is_none() && !table.board.has_race(&table.have), "both are raced");
+        assert!(table.board.race(&table.have).is_none() && !table.board.has_work(&table.have, true), "both are raced");
         table.board.release(racer);
         assert!(table.board.race(&table.have).is_some());
         table.board.release(other);
@@ -358,8 +372,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the connections do, the bytes come together, nobody is sent for bytes that are held, and only races
-        /// are sent for bytes that somebody else has claimed.
+        /// Whatever the connections do, the bytes come together, nobody is sent for bytes that are held, and only races, which are
+        /// for few, are sent for bytes that somebody else has claimed.
         #[test]
         fn every_byte_comes(
             total in 1u64..500,
@@ -377,17 +391,17 @@ mod tests {
             for (step, which, amount) in steps {
                 let chosen = which % open.len().max(1);
                 match step {
-                    0 => {
+                    0 | 1 => {
                         let claimed: Vec<Range<u64>> = table.board.claims.iter().map(|it| it.next..it.end).collect();
-                        if let Some((id, range)) = table.board.take(&table.have, which as u32) {
+                        if let Some((id, range)) = table.board.take(&table.have, which as u32, step == 1) {
                             prop_assert_eq!(table.have.gaps_in(range.clone()).collect::<Vec<_>>(), vec![range.clone()]);
                             let was_free = claimed.iter().all(|it| it.end <= range.start || it.start >= range.end);
                             let was_divided = table.board.claims.iter().all(|it| it.id == id || it.end <= range.start || it.next >= range.end);
-                            prop_assert!(was_free || was_divided);
+                            let is_race = step == 1 && range.end - range.start < 2 * table.board.piece_min;
+                            prop_assert!(was_free || was_divided || is_race);
                             open.push((id, range.start));
                         }
                     }
-                    1 => open.extend(table.board.race(&table.have).map(|(id, range)| (id, range.start))),
                     2 if !open.is_empty() => { table.board.connect(open[chosen].0); }
                     3 if amount > 50 && !open.is_empty() => table.board.release(open.swap_remove(chosen).0),
                     4 if !open.is_empty() => {
@@ -407,7 +421,7 @@ mod tests {
             for (id, _) in open {
                 table.board.release(id);
             }
-            while let Some((id, range)) = table.board.take(&table.have, 3) {
+            while let Some((id, range)) = table.board.take(&table.have, 3, false) {
                 table.bring(id, range.start, range.end - range.start, range.end);
                 table.board.release(id);
             }

@@ -182,22 +182,22 @@ impl<'a> Flow<'a> {
     /// A permit counts as a request, so there has to be work for it. It comes before the range: while it is waited for,
     /// others may bring the bytes, and a range that is asked for later would come twice.
     async fn next(&self, index: u32, strikes: u32) -> Result<Option<Opened>, Halt> {
-        let mut may_race = false;
+        let mut is_late = false;
         loop {
             if !self.goes_on() {
                 return Ok(None);
             }
-            if !self.has_work(may_race) {
-                may_race = self.wait_for_change().await;
+            if !self.has_work(is_late) {
+                is_late = self.wait_for_change().await;
                 continue;
             }
             let source = self.choose((index + strikes) as usize);
             let url = &self.order.sources[self.sources[source]];
             let permit = self.order.ctx.transport.permit(url).await?;
-            let Some((id, range)) = self.take(may_race) else {
+            let Some((id, range)) = self.take(is_late) else {
                 // Others may wait for the host.
                 drop(permit);
-                may_race = self.wait_for_change().await;
+                is_late = self.wait_for_change().await;
                 continue;
             };
             let opened = self.open(source, range, permit).await;
@@ -225,18 +225,14 @@ impl<'a> Flow<'a> {
         self.bound.with_held(|have| have.gaps(total).next().is_some())
     }
 
-    fn has_work(&self, may_race: bool) -> bool {
+    fn has_work(&self, is_late: bool) -> bool {
         let state = self.lock();
-        self.bound.with_held(|have| state.board.has_work(have) || (may_race && state.board.has_race(have)))
+        self.bound.with_held(|have| state.board.has_work(have, is_late))
     }
 
-    fn take(&self, may_race: bool) -> Option<(ClaimId, std::ops::Range<u64>)> {
+    fn take(&self, is_late: bool) -> Option<(ClaimId, std::ops::Range<u64>)> {
         let mut state = self.lock();
-        self.bound.with_held(|have| {
-            let board = &mut state.board;
-            let taken = board.take(have, self.connections.most);
-            taken.or_else(|| if may_race { board.race(have) } else { None })
-        })
+        self.bound.with_held(|have| state.board.take(have, self.connections.most, is_late))
     }
 
     /// Waits until bytes may have become free, or an answer has come. `true`: neither happened for so long that what a

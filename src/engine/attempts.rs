@@ -19,6 +19,18 @@ use crate::model::outcome::AttemptEnd;
 use crate::model::spec::Work;
 use crate::net::{Credentialed, Profile, Transport};
 
+/// What lines of the log say of an attempt.
+fn span(launch: &Launch) -> tracing::Span {
+    let host = launch.permit.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|it| it.host().clone());
+    tracing::info_span!(
+        "attempt",
+        job = %launch.id.job,
+        task = launch.id.index,
+        attempt = launch.fence,
+        host = host.as_ref().map_or("", Host::as_str),
+    )
+}
+
 impl Runner {
     /// Starts an attempt on the next transfer thread. Its end comes out of `attempts`.
     pub(crate) fn spawn(self: &Arc<Self>, attempts: &mut Attempts, launch: Launch) {
@@ -27,16 +39,13 @@ impl Runner {
         let Some(worker) = worker else { return };
         let runner = self.clone();
         let runtime = worker.runtime.clone();
-        let host = launch.permit.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|it| it.host().clone());
-        let span = tracing::info_span!(
-            "attempt",
-            job = %launch.id.job,
-            task = launch.id.index,
-            attempt = launch.fence,
-            host = host.as_ref().map_or("", Host::as_str),
-        );
         let of = (launch.id, launch.fence);
-        attempts.spawn(of, async move { runner.run(launch, worker.transport).instrument(span).await }, &runtime);
+        let attempt = async move {
+            // Made where there are several threads, and not in the loop.
+            let span = span(&launch);
+            runner.run(launch, worker.transport).instrument(span).await
+        };
+        attempts.spawn(of, attempt, &runtime);
     }
 
     /// Runs an attempt to its end. A panic in it is a failed attempt and harms no other.

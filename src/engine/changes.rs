@@ -4,12 +4,12 @@
 //! The lists are bounded together. What is dropped is of the tenant that has the most in them, so that one of which many jobs
 //! change does not make those of another look too late.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, JobMap};
 use crate::model::tenant::TenantNo;
 
 /// Whose jobs are of which nobody knows any more whose they were: whoever follows looks at them.
@@ -40,7 +40,7 @@ struct Lists {
 #[derive(Debug, Default)]
 struct List {
     by_number: BTreeMap<u64, JobId>,
-    by_job: HashMap<JobId, u64>,
+    by_job: JobMap<u64>,
     /// The number of the last change that the list has dropped.
     dropped: u64,
 }

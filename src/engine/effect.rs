@@ -78,8 +78,8 @@ pub(crate) enum Effect {
     AckPage(JobId, oneshot::Sender<Result<(), Failure>>),
     /// The job as it was committed, and its events, are published.
     Publish(Arc<Job>, Vec<Arc<StoredEvent>>),
-    /// A notice is published to those who watch starts.
-    Notify(JobId, Notice),
+    /// A notice is published to those who watch starts, with the number of the durable event of the job before it.
+    Notify(JobId, u64, Notice),
     /// The claim of an attempt is stored: what it leaves will be found.
     Claimed(JobId, CancellationToken),
     /// The running attempts of the job are stopped.
@@ -112,7 +112,7 @@ impl Effect {
             | Effect::Select(job, _)
             | Effect::Deleted { job, .. }
             | Effect::AckPage(job, _)
-            | Effect::Notify(job, _)
+            | Effect::Notify(job, ..)
             | Effect::Claimed(job, _)
             | Effect::StopAttempts(job, _)
             | Effect::Swept { job, .. }

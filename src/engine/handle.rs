@@ -12,11 +12,10 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use url::Url;
 
 use crate::engine::attempt::KeepPages;
 use crate::engine::command::{
-    Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, Tasks,
+    Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, NewTasks, Reply,
 };
 use crate::engine::explained::Explained;
 use crate::engine::explanation::{Explanation, Waits};
@@ -142,13 +141,15 @@ impl Engine {
     pub async fn submit(
         &self,
         spec: JobSpec,
-        tasks: Vec<TaskSpec>,
+        tasks: impl Into<NewTasks>,
         request_id: &str,
         caller: Option<TraceParent>,
     ) -> Result<Arc<Job>, EngineError> {
-        let request = (!request_id.is_empty()).then(|| (request_id.to_owned(), self.digest(&(&spec, &tasks))));
-        let bytes = spec.memory_bytes() + bytes_of(&tasks);
-        let tasks = with_hosts(tasks);
+        let tasks = tasks.into();
+        let digest = || self.digest(&(&spec, tasks.specs()));
+        let request = (!request_id.is_empty()).then(|| (request_id.to_owned(), digest()));
+        let bytes = spec.memory_bytes() + bytes_of(tasks.specs());
+        let tasks = tasks.into();
         let spec = Box::new(spec);
         self.ask(bytes, |reply| Command::Submit { spec, request, tasks, caller, reply }).await
     }
@@ -181,9 +182,15 @@ impl Engine {
     }
 
     /// Adds a chunk of tasks to an open job. The same chunk again is answered again.
-    pub async fn add_tasks(&self, job: JobId, chunk_id: &str, tasks: Vec<TaskSpec>) -> Result<Chunk, EngineError> {
-        let (digest, bytes, chunk_id) = (self.digest(&tasks), bytes_of(&tasks), chunk_id.to_owned());
-        let tasks = with_hosts(tasks);
+    pub async fn add_tasks(
+        &self,
+        job: JobId,
+        chunk_id: &str,
+        tasks: impl Into<NewTasks>,
+    ) -> Result<Chunk, EngineError> {
+        let tasks = tasks.into();
+        let (digest, bytes) = (self.digest(&tasks.specs()), bytes_of(tasks.specs()));
+        let (chunk_id, tasks) = (chunk_id.to_owned(), tasks.into());
         self.ask(bytes, |reply| Command::Job(job, JobCommand::AddTasks { chunk_id, digest, tasks, reply })).await
     }
 
@@ -494,11 +501,4 @@ impl KeepPages for PageCommands {
 
 fn bytes_of(tasks: &[TaskSpec]) -> usize {
     tasks.iter().map(TaskSpec::memory_bytes).sum()
-}
-
-fn with_hosts(specs: Vec<TaskSpec>) -> Tasks {
-    // Validated at the edge; a URL that is none would fail in its attempt, in the lane of no host.
-    let host_of = |task: &TaskSpec| Url::parse(task.work.url()).ok().and_then(|url| Host::of(&url));
-    let hosts = specs.iter().map(|task| host_of(task).unwrap_or_else(|| Host::new(":0"))).collect();
-    Tasks { specs: specs.into_iter().map(Arc::new).collect(), hosts }
 }

@@ -41,7 +41,8 @@ pub(crate) struct JobFiles {
     content: Arc<ContentStore>,
     aside: Aside,
     store: Arc<dyn Store>,
-    /// Ended jobs of which a part could not be put away, and so is still beside the finished files.
+    /// Ended jobs of which a part could not be put away, and so is still beside the finished files. The next start is told by
+    /// notes ([`Aside::note_left`]).
     left: Mutex<BTreeSet<JobId>>,
     /// Parts are named by URL and path, and stay where they are when their job ends.
     by_url: bool,
@@ -87,7 +88,11 @@ impl JobFiles {
     /// was removed because it could not be kept.
     pub(crate) async fn put_away(&self, job: &Job) -> Held {
         let mut gone = Held::default();
-        let Some(root) = self.root_of(job) else { return gone };
+        let Some(root) = self.root_of(job) else {
+            self.note_left(job.id, true).await;
+            return gone;
+        };
+        let mut is_left = false;
         let parts_gone = job.parts_gone;
         let (job, directory) = (job.id, &job.directory());
         let states = [TaskState::Failed, TaskState::Cancelled];
@@ -105,12 +110,22 @@ impl JobFiles {
                     Ok(false) => gone.add(held),
                     Err(failure) => {
                         tracing::warn!(%job, "a part file is left: {}", failure.message);
-                        self.left().insert(job);
+                        is_left = true;
                     }
                 }
             }
         }
+        self.note_left(job, is_left).await;
         gone
+    }
+
+    /// Notes whether parts of a job are left beside the finished files.
+    async fn note_left(&self, job: JobId, is_left: bool) {
+        let is_left = is_left && !self.by_url;
+        let has_changed = if is_left { self.left().insert(job) } else { self.left().remove(&job) };
+        if has_changed && let Err(failure) = self.aside.note_left(job, is_left).await {
+            tracing::warn!(%job, "the next start does not know of the part files that are left: {}", failure.message);
+        }
     }
 
     fn left(&self) -> std::sync::MutexGuard<'_, BTreeSet<JobId>> {
@@ -120,7 +135,7 @@ impl JobFiles {
     /// Removes the parts of a job that is about to be deleted which could not be put away. Its rows say where they are, so this
     /// comes before they are hidden.
     pub(crate) async fn drop_left(&self, job: &Job) {
-        if self.by_url || !self.left().contains(&job.id) {
+        if !self.left().contains(&job.id) {
             return;
         }
         let Some(root) = self.root_of(job) else { return };
@@ -133,17 +148,47 @@ impl JobFiles {
                 }
             }
         }
-        self.left().remove(&job.id);
+        self.note_left(job.id, false).await;
     }
 
-    /// Returns the unfinished or ended jobs of which there may be part files that were put away.
+    /// As [`JobFiles::drop_left`], for jobs whose time is over.
+    pub(crate) async fn drop_left_of(&self, jobs: impl Iterator<Item = JobId>) -> Result<(), StoreError> {
+        for job in jobs {
+            let is_left = self.left().contains(&job);
+            if is_left && let Some(job) = self.store.visit(job).await? {
+                self.drop_left(&job).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the unfinished or ended jobs of which there may be part files that were put away. What the last process has left
+    /// beside the finished files of jobs that have ended is put away now, if that can be done.
     pub(crate) async fn set_aside(&self) -> Vec<JobId> {
-        match self.aside.jobs().await {
+        let jobs = match self.aside.jobs().await {
             Ok(jobs) => jobs,
             Err(failure) => {
                 tracing::warn!("part files are not looked for: {}", failure.message);
-                Vec::new()
+                return Vec::new();
             }
+        };
+        self.left().extend(&jobs.left);
+        for job in jobs.left {
+            // Boxed: it is large, and rare.
+            Box::pin(self.put_away_at_last(job)).await;
+        }
+        jobs.kept
+    }
+
+    async fn put_away_at_last(&self, job: JobId) {
+        match patiently(|| self.store.visit(job)).await {
+            Ok(Some(job)) if job.state.is_ended() => {
+                self.put_away(&job).await;
+            }
+            // It puts them away when it ends.
+            Ok(Some(_)) => {}
+            Ok(None) => self.note_left(job, false).await,
+            Err(error) => tracing::warn!(%job, "part files are left: {error}"),
         }
     }
 
@@ -204,7 +249,7 @@ impl JobFiles {
 
     /// Deletes what a deleted job left: its partial downloads and its bodies.
     pub(crate) async fn forget(&self, job: JobId) {
-        self.left().remove(&job);
+        self.note_left(job, false).await;
         for result in [self.content.remove(job).await, self.aside.forget(job).await] {
             if let Err(failure) = result {
                 tracing::warn!(%job, "{}", failure.message);
@@ -224,7 +269,7 @@ impl JobFiles {
             let Some(last) = tasks.last() else { return Ok(()) };
             from = last.index.saturating_add(1);
             for task in &tasks {
-                let Some(Outcome::Download(download)) = &task.row.outcome else { continue };
+                let Some(Outcome::Download(download)) = task.row.outcome.as_deref() else { continue };
                 let Some(created) = download.created else { continue };
                 if let Err(failure) = root.remove_created(&download.path, download.bytes, created).await {
                     tracing::warn!(%job, "a file is left: {}", failure.message);

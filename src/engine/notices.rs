@@ -1,5 +1,8 @@
 //! What watchers of starts are told that is not durable: one list for all who listen at a job, bounded in bytes, in which
 //! each has only its place. Whoever reads too slowly misses the oldest.
+//!
+//! Each notice says which durable event came before it, so that it is told between that one and the next: a task that ends as
+//! soon as it has started is told in this order.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,7 +41,8 @@ pub(crate) struct Notices {
 
 #[derive(Debug, Default)]
 struct List {
-    notices: VecDeque<Notice>,
+    /// Each with the number of the durable event before it.
+    notices: VecDeque<(u64, Notice)>,
     bytes: usize,
     /// The number of the first one that is kept.
     first: u64,
@@ -54,8 +58,8 @@ pub struct NoticeListener {
 }
 
 impl Notices {
-    /// Tells whoever listens.
-    pub(crate) fn send(&self, notice: Notice) {
+    /// Tells whoever listens, once event `after` of the job is told.
+    pub(crate) fn send(&self, after: u64, notice: Notice) {
         let mut list = lock(&self.list);
         if !self.has_listeners() {
             let next = list.next();
@@ -63,9 +67,9 @@ impl Notices {
             return;
         }
         list.bytes += notice.bytes();
-        list.notices.push_back(notice);
+        list.notices.push_back((after, notice));
         while list.notices.len() > NOTICES_MAX || list.bytes > BYTES_MAX && list.notices.len() > 1 {
-            let Some(oldest) = list.notices.pop_front() else { break };
+            let Some((_, oldest)) = list.notices.pop_front() else { break };
             list.bytes = list.bytes.saturating_sub(oldest.bytes());
             list.first += 1;
         }
@@ -94,22 +98,25 @@ impl List {
 }
 
 impl NoticeListener {
-    /// Waits for the next notice; `None`: there will be no more. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<Notice> {
+    /// Waits for the next notice, for somebody who was told event `told` last; `None`: there will be no more. Dropping the future
+    /// loses nothing.
+    pub async fn next(&mut self, told: u64) -> Option<Notice> {
         loop {
-            if let Some(notice) = self.take() {
+            if let Some(notice) = self.take(told) {
                 return Some(notice);
             }
             if self.last.changed().await.is_err() {
-                return self.take();
+                return self.take(told);
             }
         }
     }
 
-    fn take(&mut self) -> Option<Notice> {
+    /// Returns the next notice, if there is one and the event before it is not after `told`.
+    pub fn take(&mut self, told: u64) -> Option<Notice> {
         let list = lock(&self.list);
         self.place = self.place.max(list.first);
-        let notice = list.notices.get((self.place - list.first) as usize)?.clone();
+        let (after, notice) = list.notices.get((self.place - list.first) as usize)?;
+        let notice = (*after <= told).then(|| notice.clone())?;
         self.place += 1;
         Some(notice)
     }
@@ -135,7 +142,7 @@ mod tests {
     }
 
     fn heard(listener: &mut NoticeListener) -> Vec<u32> {
-        std::iter::from_fn(|| listener.next().now_or_never().flatten())
+        std::iter::from_fn(|| listener.next(u64::MAX).now_or_never().flatten())
             .map(|(Notice::Started(task) | Notice::BackingOff(task))| task.index)
             .collect()
     }
@@ -143,30 +150,42 @@ mod tests {
     #[test]
     fn each_listener_hears_what_comes_after_it() {
         let notices = Notices::default();
-        notices.send(notice(0, 0));
+        notices.send(0, notice(0, 0));
         let mut first = notices.listen();
-        notices.send(notice(1, 0));
+        notices.send(0, notice(1, 0));
         let mut second = notices.listen();
-        notices.send(notice(2, 0));
+        notices.send(0, notice(2, 0));
         assert_eq!((heard(&mut first), heard(&mut second)), (vec![1, 2], vec![2]));
         assert!(heard(&mut first).is_empty());
         drop(notices);
-        assert!(first.next().now_or_never().unwrap().is_none(), "there will be no more");
+        assert!(first.next(0).now_or_never().unwrap().is_none(), "there will be no more");
+    }
+
+    #[test]
+    fn a_notice_comes_after_the_event_before_it() {
+        let notices = Notices::default();
+        let mut listener = notices.listen();
+        for (after, index) in [(3, 0), (5, 1)] {
+            notices.send(after, notice(index, 0));
+        }
+        let mut told =
+            |event| listener.take(event).map(|(Notice::Started(task) | Notice::BackingOff(task))| task.index);
+        assert_eq!([told(2), told(3), told(3), told(4), told(6), told(6)], [None, Some(0), None, None, Some(1), None]);
     }
 
     #[test]
     fn who_is_slow_costs_a_bounded_number_of_bytes_and_misses_the_oldest() {
         let notices = Notices::default();
         let mut listener = notices.listen();
-        (0..1000).for_each(|index| notices.send(notice(index, 0)));
+        (0..1000).for_each(|index| notices.send(0, notice(index, 0)));
         assert_eq!(heard(&mut listener), (1000 - NOTICES_MAX as u32..1000).collect::<Vec<_>>());
-        (0..20).for_each(|index| notices.send(notice(index, 300_000)));
+        (0..20).for_each(|index| notices.send(0, notice(index, 300_000)));
         assert!(lock(&notices.list).bytes <= BYTES_MAX);
         assert_eq!(heard(&mut listener), [17, 18, 19]);
-        notices.send(notice(7, 9 << 20));
+        notices.send(0, notice(7, 9 << 20));
         assert_eq!(heard(&mut listener), [7], "the last one stays");
         drop(listener);
-        notices.send(notice(8, 0));
+        notices.send(0, notice(8, 0));
         assert!(lock(&notices.list).notices.is_empty(), "nobody listens");
     }
 }

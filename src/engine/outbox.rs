@@ -2,7 +2,7 @@
 
 mod seal;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use crate::engine::queue::task::BatchNumber;
 use crate::model::access::AccessRow;
 use crate::model::audit::{AuditEntry, Of};
 use crate::model::event::{EventHead, EventKind};
-use crate::model::ids::{JobId, TaskId};
+use crate::model::ids::{JobId, JobMap, TaskId};
 use crate::model::job::Job;
 use crate::model::pause::PauseChange;
 use crate::store::{
@@ -50,7 +50,7 @@ pub(crate) struct Outbox {
     /// Jobs whose moving part changed.
     dirty: BTreeSet<JobId>,
     /// Durable events of jobs, in order, for their watchers.
-    events: HashMap<JobId, Vec<Arc<StoredEvent>>>,
+    events: JobMap<Vec<Arc<StoredEvent>>>,
     /// Tasks whose end is in the batch.
     ended: Vec<(TaskId, LaneNumber)>,
     /// Whether something was added that is to be committed at once.
@@ -75,7 +75,7 @@ impl Outbox {
             effects: Vec::new(),
             number: 1,
             dirty: BTreeSet::new(),
-            events: HashMap::new(),
+            events: JobMap::default(),
             ended: Vec::new(),
             is_urgent: false,
         }
@@ -387,7 +387,7 @@ mod tests {
         let task = || StoredTask { index: 0, lane: 0, spec: spec(BYTES_MAX / 2), row: TaskRow::default() };
         let mut outbox = Outbox::new();
         let claim = Claim { id: id(0), task: Task::default(), attempt_start: Timestamp(1) };
-        let notice = Effect::Notify(id(0).job, Notice::Started(Arc::new(task())));
+        let notice = Effect::Notify(id(0).job, 0, Notice::Started(Arc::new(task())));
         let stored = CancellationToken::new();
         outbox.started(claim, notice, task().spec.memory_bytes(), Some(stored));
         assert!(outbox.is_roomy());

@@ -1,22 +1,22 @@
-//! How much memory the events that are kept for watchers take, over all jobs. Pure.
+//! How much memory what is kept for watchers takes, over all jobs: events, and what was made of them. Pure.
 //!
-//! Each feed has its bound, and watched jobs are many. Beyond what all may take, the ring of the job that was published longest
+//! Each feed has its bound, and watched jobs are many. Beyond what all may take, that of the job that kept something longest
 //! ago goes: its watchers read what they still want from the store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, JobMap};
 
 /// What all rings may take, in bytes, roughly.
 const ALL_BYTES_MAX: usize = 64 << 20;
 
-/// The rings that are not empty, by when they were published.
+/// The jobs of which something is kept, by when that was last more or less.
 #[derive(Debug)]
 pub(crate) struct Rings {
     most: usize,
     bytes: usize,
     by_age: BTreeMap<u64, (JobId, usize)>,
-    of: HashMap<JobId, u64>,
+    of: JobMap<u64>,
     next: u64,
 }
 
@@ -28,10 +28,16 @@ impl Default for Rings {
 
 impl Rings {
     fn new(most: usize) -> Rings {
-        Rings { most, bytes: 0, by_age: BTreeMap::new(), of: HashMap::new(), next: 0 }
+        Rings { most, bytes: 0, by_age: BTreeMap::new(), of: JobMap::default(), next: 0 }
     }
 
-    /// Notes that the ring of a job takes so much now. Returns the jobs whose rings have to go.
+    /// What all of it takes.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Notes that what is kept of a job takes so much now. Returns the jobs of which nothing is to be kept.
     pub(crate) fn note(&mut self, job: JobId, bytes: usize) -> Vec<JobId> {
         self.forget(job);
         if bytes == 0 {

@@ -73,7 +73,7 @@ impl<'a> Attempt<'a> {
         } else {
             Method::from_bytes(spec.method.as_bytes()).map_err(|_| bad("method"))?
         };
-        let mut session = Session::new(&spec.url);
+        let mut session = Session::at(url.clone());
         session.wanted_statuses.clone_from(&spec.accept_statuses);
         let headers = own_headers(ctx, spec);
         let body = Bytes::copy_from_slice(&spec.body);

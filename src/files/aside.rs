@@ -14,11 +14,23 @@ use crate::files::root::Root;
 use crate::model::failure::Failure;
 use crate::model::ids::JobId;
 
+/// What follows the id of a job in the name of the file which says that parts of it were left in the download root.
+const LEFT: &str = ".left";
+
 /// A directory beside the database with one directory for each job. On another file system than the download root it
 /// keeps nothing, since files are moved here by a rename: partial downloads of ended jobs are then removed.
 #[derive(Clone, Debug)]
 pub struct Aside {
     place: PathBuf,
+}
+
+/// The jobs that there are partial downloads of.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    /// Those that have a directory of parts.
+    pub kept: Vec<JobId>,
+    /// Those of which parts were left in the download root, since they could not be moved.
+    pub left: Vec<JobId>,
 }
 
 impl Aside {
@@ -122,22 +134,44 @@ impl Aside {
         .await;
     }
 
-    /// Returns the jobs that have a directory of parts. It is not looked into: there may be very many.
-    pub async fn jobs(&self) -> Result<Vec<JobId>, Failure> {
+    /// Returns the jobs that have a directory of parts, and those of which parts were left in the download root. No directory is
+    /// looked into: there may be very many.
+    pub async fn jobs(&self) -> Result<Jobs, Failure> {
         let place = self.place.clone();
         blocking(move || {
             let fail = |error: io::Error| failure("look into", &place.display().to_string(), &error);
+            let mut jobs = Jobs::default();
             let entries = match std::fs::read_dir(&place) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(jobs),
                 entries => entries.map_err(fail)?,
             };
-            let mut jobs = Vec::new();
             for entry in entries {
-                let entry = entry.map_err(fail)?;
-                let job = entry.file_name().to_str().and_then(|name| name.parse::<JobId>().ok());
-                jobs.extend(job);
+                let name = entry.map_err(fail)?.file_name();
+                let Some(name) = name.to_str() else { continue };
+                match name.strip_suffix(LEFT) {
+                    Some(job) => jobs.left.extend(job.parse::<JobId>()),
+                    None => jobs.kept.extend(name.parse::<JobId>()),
+                }
             }
             Ok(jobs)
+        })
+        .await
+    }
+
+    /// Notes whether parts of a job are left in the download root, for the next start: without a note nobody would look there. An
+    /// empty file finds room on most disks that are full.
+    pub async fn note_left(&self, job: JobId, is_left: bool) -> Result<(), Failure> {
+        let (place, note) = (self.place.clone(), self.place.join(format!("{job}{LEFT}")));
+        blocking(move || {
+            let fail = |error: io::Error| failure("note a part in", &note.display().to_string(), &error);
+            if is_left {
+                let made = std::fs::create_dir_all(&place).and_then(|()| std::fs::File::create(&note));
+                return made.map(drop).map_err(fail);
+            }
+            match std::fs::remove_file(&note) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(error)),
+                _ => Ok(()),
+            }
         })
         .await
     }
@@ -202,6 +236,7 @@ mod tests {
         assert!(part.exists() && meta.exists());
         nowhere.bring_back(&root, job, String::new(), key.to_owned()).await.unwrap();
         assert!(part.exists() && meta.exists(), "a retry goes on with it");
+        assert!(nowhere.note_left(job, true).await.is_err() && nowhere.note_left(job, false).await.is_err());
         let files = [&part, &meta].map(|path| (path.clone(), std::fs::read(path).unwrap()));
         nowhere.drop_left(&root, String::new(), key.to_owned()).await.unwrap();
         assert!(!part.exists() && !meta.exists(), "its job was deleted");
@@ -220,5 +255,10 @@ mod tests {
         assert!(part.exists() && meta.exists());
         assert!(take(&aside).await.unwrap());
         assert!(!part.exists() && !meta.exists());
+        let jobs = async || aside.jobs().await.map(|jobs| (jobs.kept, jobs.left)).unwrap();
+        aside.note_left(job, true).await.unwrap();
+        assert_eq!(jobs().await, (vec![job], vec![job]));
+        aside.note_left(job, false).await.unwrap();
+        assert_eq!(jobs().await, (vec![job], Vec::new()));
     }
 }

@@ -210,8 +210,9 @@ impl Bound {
     }
 
     pub(super) fn into_parts(self) -> (Arc<Place>, Binding) {
-        let binding = self.claimed(&self.lock());
-        (self.place, binding)
+        let Bound { place, binding, gate } = self;
+        let Gate { is_pieced, connections, .. } = gate.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (place, Binding { connections, is_pieced, ..binding })
     }
 
     /// Sets the size, where it became known only at the end.

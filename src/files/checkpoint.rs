@@ -252,7 +252,7 @@ pub(super) fn load(folder: &Folder, key: &str, file: &File) -> (bool, Option<Sto
 
 /// The name of the part of a key.
 pub(super) fn part_name(key: &str) -> String {
-    format!("{}{key}.part", names::OWN_PREFIX)
+    [names::OWN_PREFIX, key, ".part"].concat()
 }
 
 /// The name of the checkpoint of a key.

@@ -62,10 +62,11 @@ impl Claims {
         is_free.then(|| Claim { claims: Arc::clone(self), path })
     }
 
-    /// Notes that a part does not wait for room any more, if it did.
-    pub(super) fn goes_on(&self, folder: &Folder, part_name: &str) {
-        self.waiters.lock().retain(|_, waiting| !waiting.is(folder, part_name));
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).take_if(|waiting| waiting.is(folder, part_name));
+    /// Notes that a part does not wait for room any more, if it did. Few do, and its name is made only where one does.
+    pub(super) fn goes_on(&self, folder: &Folder, part_name: impl Fn() -> String) {
+        let is_it = |waiting: &Waiter| waiting.is(folder, &part_name());
+        self.waiters.lock().retain(|_, waiting| !is_it(waiting));
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).take_if(|waiting| is_it(waiting));
     }
 
     /// Whether the part of this path is in use.
@@ -151,7 +152,7 @@ mod tests {
         std::fs::write(dir.path().join("here/a"), "").unwrap();
         assert!(claims.may_wait(&here, "a") && claims.may_wait(&here, "a"));
         assert!(!claims.may_wait(&here, "b") && !beside.may_wait(&there, "a"));
-        claims.goes_on(&here, "a");
+        claims.goes_on(&here, || "a".to_owned());
         assert!(beside.may_wait(&there, "a"), "the other goes on");
         assert!(claims.may_wait(&here, "a"), "the other is gone: there is no such file");
     }

@@ -81,7 +81,6 @@ impl Part {
     /// [`Part::find`], and a new one has no name before its first checkpoint.
     pub fn create(root: &Arc<Root>, folder: &str, key: PartKey<'_>) -> Result<Part, Failure> {
         check_key(key)?;
-        let name = part_name(key.name);
         let mut last = None;
         for _ in 0..TRIES_MAX {
             let handle = root.make_folder(folder)?;
@@ -105,6 +104,7 @@ impl Part {
                 );
                 return Ok(Part { place: Arc::new(place), stored: None, is_new: true });
             }
+            let name = part_name(key.name);
             match handle.open_with(&name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
                 Ok(file) if !key.is_shared || lock(&handle, key, &file)? => {
                     return Ok(Part::of(root, handle, key, file, claim, (false, None), true));
@@ -247,7 +247,7 @@ impl Part {
 
 fn claim(root: &Root, folder: &Folder, key: PartKey<'_>) -> Result<Claim, Failure> {
     let claim = root.claim(folder.path_of(key.name)).ok_or_else(|| in_use(folder.path(), key))?;
-    root.goes_on(folder, &part_name(key.name));
+    root.goes_on(folder, || part_name(key.name));
     Ok(claim)
 }
 

@@ -145,7 +145,7 @@ impl Root {
     }
 
     /// Notes that a part does not wait for room any more.
-    pub(super) fn goes_on(&self, folder: &Folder, part_name: &str) {
+    pub(super) fn goes_on(&self, folder: &Folder, part_name: impl Fn() -> String) {
         self.claims.goes_on(folder, part_name);
     }
 

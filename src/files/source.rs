@@ -112,7 +112,7 @@ impl Record {
     pub(super) fn write(&mut self, file: &File, metadata: &Metadata) -> CreatedFile {
         self.size = metadata.len();
         self.modified = nanos(metadata);
-        let kept = self.shorter().iter().any(|record| record.keep(file));
+        let kept = self.keep(file) || self.shorter().iter().any(|record| record.keep(file));
         if !kept && let Ok(date) = httpdate::parse_http_date(&self.last_modified) {
             let seconds = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let time = Timespec { tv_sec: seconds as i64, tv_nsec: 0 };
@@ -122,12 +122,12 @@ impl Record {
         identity(metadata)
     }
 
-    /// This record, and shorter ones that do where it has no room: it may be too long, or the file have other attributes. What
-    /// a file is recognised by comes last, so that a repeated download does not take its own file for somebody else's.
-    fn shorter(&self) -> [Record; 3] {
+    /// Shorter records that do where this one has no room: it may be too long, or the file have other attributes. What a file is
+    /// recognised by comes last, so that a repeated download does not take its own file for somebody else's.
+    fn shorter(&self) -> [Record; 2] {
         let own = Record { content_type: String::new(), ..self.clone() };
         let place = own.url.split(['?', '#']).next().unwrap_or_default().to_owned();
-        [self.clone(), Record { url: place, ..own.clone() }, Record { url: String::new(), ..own }]
+        [Record { url: place, ..own.clone() }, Record { url: String::new(), ..own }]
     }
 
     fn keep(&self, file: &File) -> bool {

@@ -25,16 +25,17 @@ const CHANGED_IN_PARTS: [&str; 1] = ["group"];
 /// The parts of these that can be changed.
 const PARTS_CHANGED: &str = r#"{"max_concurrency":null}"#;
 
-/// Returns the message of a call.
+/// Returns the message of a call. `values` are those of the variables of the path, in their order.
 pub(crate) fn message(
     route: &Route,
-    path: &[(&str, String)],
+    values: &[String],
     query: &str,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<DynamicMessage, Status> {
     // Some editors write a byte order mark, and a reader may ignore it (RFC 8259, 8.1).
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let path: Vec<(&str, &String)> = route.template.variables().zip(values).collect();
     let input = route.rpc.input();
     let mut message = match &route.body {
         Body::All if !body.is_empty() => json::read(input.clone(), body, "")?,
@@ -63,11 +64,11 @@ pub(crate) fn message(
             place(&mut document, &input, &name, text, &mut v);
         }
     }
-    for (name, text) in path {
+    for (name, text) in &path {
         if is_set(&message, name) {
             v.add(*name, "is given by the path; leave it out of the body");
         }
-        place(&mut document, &input, name, Some(text.clone()), &mut v);
+        place(&mut document, &input, name, Some((*text).clone()), &mut v);
     }
     let own = message.get_field_by_name("request_id").and_then(|it| it.as_str().map(str::to_owned));
     if own.is_some_and(|own| !own.is_empty() && idempotency_key(headers).is_some_and(|key| key != own)) {
@@ -75,9 +76,28 @@ pub(crate) fn message(
     }
     from_headers(&mut document, &input, headers, &mut v);
     v.or(())?;
-    merge(&mut message, json::read_value(input.clone(), Value::Object(document))?);
-    name_changes(&mut message, route, path, body)?;
+    if !set_texts(&mut message, &document) {
+        merge(&mut message, json::read_value(input, Value::Object(document))?);
+    }
+    name_changes(&mut message, route, &path, body)?;
     Ok(message)
+}
+
+/// Sets what a document names if all of that are texts, of which each is what it is. Returns whether it has; the document has to
+/// be read otherwise. Most requests are nothing but the id of a job.
+fn set_texts(message: &mut DynamicMessage, document: &Map<String, Value>) -> bool {
+    let of = message.descriptor();
+    let texts = document.iter().map(|(name, value)| {
+        let field = of.get_field_by_name(name)?;
+        // Of fields that are one of several, another one may be set already.
+        let is_alone = matches!(field.kind(), Kind::String) && !field.is_list() && field.containing_oneof().is_none();
+        value.as_str().filter(|_| is_alone).map(|text| (field, text.to_owned()))
+    });
+    let Some(texts) = texts.collect::<Option<Vec<_>>>() else { return false };
+    for (field, text) in texts {
+        message.set_field(&field, Field::String(text));
+    }
+    true
 }
 
 /// Returns whether a field is set; parts of messages stand after a `.`.
@@ -254,11 +274,12 @@ const OF_THE_CHANGE: [&str; 2] = ["update_mask", "etag"];
 fn name_changes(
     message: &mut DynamicMessage,
     route: &Route,
-    path: &[(&str, String)],
+    path: &[(&str, &String)],
     body: &[u8],
 ) -> Result<(), Status> {
-    let has_mask = route.rpc.input().get_field_by_name("update_mask").is_some();
-    if route.method != http::Method::PATCH || !has_mask || message.has_field_by_name("update_mask") || body.is_empty() {
+    let has_mask = || route.rpc.input().get_field_by_name("update_mask").is_some();
+    if route.method != http::Method::PATCH || !has_mask() || message.has_field_by_name("update_mask") || body.is_empty()
+    {
         return Ok(());
     }
     let of = match &route.body {
@@ -315,7 +336,7 @@ mod tests {
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let Found::Route(route, values) = find(&routes, method, path) else { panic!("{uri}") };
         let headers = headers.iter().map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
-        let message = message(route, &values, query, &headers.collect(), body.as_bytes());
+        let message = message(&route, &values, query, &headers.collect(), body.as_bytes());
         message.map(|message| M::decode(message.encode_to_vec().as_slice()).unwrap()).map_err(|status| {
             let violations = status.get_details_bad_request().unwrap().field_violations;
             violations.into_iter().map(|it| format!("{}: {}", it.field, it.description)).collect()

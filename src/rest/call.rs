@@ -48,18 +48,13 @@ pub(crate) struct Caller {
 impl Caller {
     /// Takes who calls from a request.
     pub(crate) fn new(head: &http::request::Parts) -> Caller {
-        let mut headers = head.headers.clone();
-        for name in OF_HTTP {
-            headers.remove(name);
-        }
+        let mut headers = HeaderMap::with_capacity(head.headers.len() + 2);
         // Encodings are a matter between the two ends of a connection; of the rest a deadline means here what it means there.
-        let of_grpc: Vec<_> = headers
-            .keys()
-            .filter(|name| name.as_str().starts_with("grpc-") && *name != "grpc-timeout")
-            .cloned()
-            .collect();
-        for name in of_grpc {
-            headers.remove(name);
+        let is_of_call = |name: &http::HeaderName| {
+            !OF_HTTP.contains(name) && (!name.as_str().starts_with("grpc-") || *name == "grpc-timeout")
+        };
+        for (name, value) in head.headers.iter().filter(|(name, _)| is_of_call(name)) {
+            headers.append(name, value.clone());
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -73,11 +68,21 @@ impl Caller {
         rpc: &MethodDescriptor,
         message: Body,
     ) -> Result<Messages, Status> {
+        self.clone().last_call(services, rpc, message).await
+    }
+
+    /// As [`Caller::call`], where the request has no other call.
+    pub(crate) async fn last_call(
+        self,
+        services: &Services,
+        rpc: &MethodDescriptor,
+        message: Body,
+    ) -> Result<Messages, Status> {
         let mut request = Request::new(message);
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
-        *request.headers_mut() = self.headers.clone();
-        *request.extensions_mut() = self.extensions.clone();
+        *request.headers_mut() = self.headers;
+        *request.extensions_mut() = self.extensions;
         let path = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
         *request.uri_mut() = path.parse().map_err(|_| internal("a method has no path"))?;
         let response = match services.clone().oneshot(request).await {

@@ -3,7 +3,7 @@
 //! A chunk is sent when the one before it is durable, so a slow store slows the client down, and memory holds one chunk and
 //! one line, all of which is counted among what clients have sent. Each chunk that is durable has a line in the answer; the first line that cannot be read ends both.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::unfold;
@@ -34,7 +34,7 @@ use crate::rest::body::BodyBounds;
 use crate::rest::call::{Caller, framed};
 use crate::rest::json;
 use crate::rest::stream::{self, Form};
-use crate::rest::template::Template;
+use crate::rest::template::{SplitPath, Template};
 
 /// Where lists go.
 pub(super) const PATH: &str = "/v1/jobs/{job_id}/tasks:import";
@@ -48,7 +48,8 @@ static DOCUMENTS: Semaphore = Semaphore::const_new(2);
 
 /// Returns the job that a path imports into; `None`: it is another path.
 pub(super) fn job_of(path: &str) -> Option<String> {
-    Template::parse(PATH)?.matches(path)?.pop().map(|(_, value)| value)
+    static TEMPLATE: LazyLock<Option<Template>> = LazyLock::new(|| Template::parse(PATH));
+    TEMPLATE.as_ref()?.matches(&SplitPath::of(path)?)?.pop()
 }
 
 /// Answers a request to import a list into a job.
@@ -76,7 +77,7 @@ pub(super) async fn answer(rest: &Rest, job_id: String, request: Request<Body>) 
             Err(status) => Some((Err(status), None)),
         }
     });
-    let messages = caller.call(&rest.services, &rpc, Body::new(StreamBody::new(chunks))).await?;
+    let messages = caller.last_call(&rest.services, &rpc, Body::new(StreamBody::new(chunks))).await?;
     stream::answer(messages.explained(move |status| lines.explain(status)), rpc.output(), Form::Lines, None).await
 }
 

@@ -11,6 +11,8 @@ use tonic::Status;
 use crate::api::status::{Violations, internal, shown};
 use crate::model::json;
 use crate::pb;
+use crate::rest::shapes::Shapes;
+use crate::rest::writer::{self, Look, Unwritable};
 
 /// Every message of the contract, and those of error details.
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -20,6 +22,9 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     }
     pool
 });
+
+/// How they look as JSON.
+static SHAPES: LazyLock<Shapes> = LazyLock::new(|| Shapes::of(pool()));
 
 /// Returns the descriptors of the contract.
 pub(crate) fn pool() -> &'static DescriptorPool {
@@ -86,24 +91,35 @@ fn without_value(what: &str) -> String {
     format!("invalid {kind}, expected {expected}")
 }
 
-/// Writes a message as one line: the names of the proto, and every field that has no presence.
-pub(crate) fn write(descriptor: MessageDescriptor, message: &[u8]) -> Result<Vec<u8>, Status> {
-    line(&decode(descriptor, message)?)
-}
-
-/// Reads a message of an answer.
-pub(crate) fn decode(descriptor: MessageDescriptor, message: &[u8]) -> Result<DynamicMessage, Status> {
-    let wrong = |error| internal(format!("an answer cannot be read: {error}"));
-    DynamicMessage::decode(descriptor, message).map_err(wrong)
-}
-
-/// As [`write()`], for a message that was read already.
-pub(crate) fn line(message: &DynamicMessage) -> Result<Vec<u8>, Status> {
-    let mut line = Vec::with_capacity(512);
-    let mut serializer = serde_json::Serializer::new(&mut line);
-    let wrong = |error| internal(format!("an answer cannot be written as JSON: {error}"));
-    message.serialize_with_options(&mut serializer, &options()).map_err(wrong)?;
+/// Writes an encoded message as one line: the names of the proto, and every field that has no presence.
+pub(crate) fn write(descriptor: &MessageDescriptor, message: &[u8]) -> Result<Vec<u8>, Status> {
+    let mut line = Vec::with_capacity(512 + 2 * message.len());
+    append(descriptor, message, &mut line)?;
     Ok(line)
+}
+
+/// As [`write()`], behind what is there already; an error adds nothing to it.
+pub(crate) fn append(descriptor: &MessageDescriptor, message: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
+    let before = out.len();
+    let written = writer::write(&SHAPES, place(descriptor)?, message, out);
+    written.map_err(|error| {
+        out.truncate(before);
+        unwritable(error)
+    })
+}
+
+/// Looks at what an encoded message of a watch is about.
+pub(crate) fn look(descriptor: &MessageDescriptor, message: &[u8]) -> Result<Look<'static>, Status> {
+    writer::look(&SHAPES, place(descriptor)?, message).map_err(unwritable)
+}
+
+fn place(descriptor: &MessageDescriptor) -> Result<usize, Status> {
+    let place = SHAPES.find(descriptor.full_name());
+    place.ok_or_else(|| internal(format!("the contract has no message `{}`", descriptor.full_name())))
+}
+
+fn unwritable(error: Unwritable) -> Status {
+    internal(format!("an answer cannot be written as JSON: {error}"))
 }
 
 fn options() -> SerializeOptions {
@@ -189,7 +205,7 @@ mod tests {
         let one = read_job(r#"{"startTime": "2026-01-02T03:04:05Z", "rateLimit": {"bytesPerSecond": 7}}"#).unwrap();
         let other = read_job(r#"{"start_time": "2026-01-02T03:04:05Z", "rate_limit": {"bytes_per_second": "7"}}"#);
         assert_eq!(one, other.unwrap());
-        let line = write(one.descriptor_of(), &one.encode_to_vec()).unwrap();
+        let line = write(&one.descriptor_of(), &one.encode_to_vec()).unwrap();
         let value: Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(value["rate_limit"]["bytes_per_second"], "7");
         assert_eq!((&value["title"], &value["tasks"]), (&Value::from(""), &serde_json::json!([])));

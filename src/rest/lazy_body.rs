@@ -22,9 +22,9 @@ use crate::rest::routes::{self, Route};
 
 /// A request of which nothing but the head was read.
 pub(crate) struct UnreadRequest {
-    pub(crate) route: Route,
-    /// The variables of its path.
-    pub(crate) path: Vec<(String, String)>,
+    pub(crate) route: Arc<Route>,
+    /// The values of the variables of its path.
+    pub(crate) values: Vec<String>,
     pub(crate) head: Parts,
     pub(crate) body: Body,
     pub(crate) bounds: BodyBounds,
@@ -78,14 +78,13 @@ impl UnreadRequest {
     /// Reads the body and returns the message as gRPC sends it, with the sequence after which the client goes on. The room
     /// of the body is held until the message stands.
     async fn message(self) -> Result<(bytes::Bytes, Option<u64>), Refusal> {
-        let UnreadRequest { route, path, head, body, bounds } = self;
+        let UnreadRequest { route, values, head, body, bounds } = self;
         let mut sent = body::Sent::default();
         if route.body != routes::Body::None {
             sent = body::read(&head.headers, body, &head.extensions, bounds).await?;
         }
-        let path: Vec<(&str, String)> = path.iter().map(|(name, text)| (name.as_str(), text.clone())).collect();
         let query = head.uri.query().unwrap_or_default();
-        let message = bind::message(&route, &path, query, &head.headers, &sent.bytes)?;
+        let message = bind::message(&route, &values, query, &head.headers, &sent.bytes)?;
         let is_after = message.descriptor().get_field_by_name("after_sequence").is_some();
         let after = is_after && message.has_field_by_name("after_sequence");
         let after = after.then(|| message.get_field_by_name("after_sequence")).flatten();

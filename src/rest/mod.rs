@@ -18,8 +18,10 @@ mod openapi;
 mod ranges;
 mod routes;
 mod session;
+mod shapes;
 mod stream;
 mod template;
+mod writer;
 
 use std::sync::Arc;
 
@@ -56,7 +58,7 @@ pub const ERRORS: PlainErrors =
 #[derive(Clone, Debug)]
 pub struct Rest {
     services: Services,
-    routes: Arc<Vec<Route>>,
+    routes: Arc<[Arc<Route>]>,
     bounds: BodyBounds,
     sessions: BrowserSessions,
 }
@@ -64,7 +66,7 @@ pub struct Rest {
 impl Rest {
     /// Makes the face of these services, with these sessions of browsers.
     pub fn new(services: Services, bounds: BodyBounds, sessions: BrowserSessions) -> Rest {
-        Rest { services, routes: Arc::new(routes::routes(json::pool())), bounds, sessions }
+        Rest { services, routes: routes::routes(json::pool()).into(), bounds, sessions }
     }
 
     /// Answers a request.
@@ -92,8 +94,8 @@ impl Rest {
                 _ => Err(Refusal::no_method(head.method.as_str(), DESCRIPTION, DESCRIPTION_METHODS.to_owned())),
             };
         }
-        let (route, path) = match routes::find(&self.routes, &head.method, head.uri.path()) {
-            Found::Route(route, path) => (route, path),
+        let (route, values) = match routes::find(&self.routes, &head.method, head.uri.path()) {
+            Found::Route(route, values) => (route, values),
             Found::OtherMethods(methods) if head.method == Method::OPTIONS => return Ok(methods_of(&methods)),
             Found::OtherMethods(methods) => {
                 return Err(Refusal::no_method(head.method.as_str(), head.uri.path(), methods));
@@ -102,14 +104,13 @@ impl Rest {
         };
         let caller = Caller::new(&head);
         if route.rpc.name() == "ReadContent" {
-            let message = bind::message(route, &path, head.uri.query().unwrap_or_default(), &head.headers, b"")?;
+            let message = bind::message(&route, &values, head.uri.query().unwrap_or_default(), &head.headers, b"")?;
             return self.content(&caller, &route.rpc, &message, &head.headers, head.method == Method::HEAD).await;
         }
         let form = Form::of(&route.rpc, &head.headers)?;
-        let path = path.into_iter().map(|(name, text)| (name.to_owned(), text)).collect();
-        let unread = UnreadRequest { route: route.clone(), path, head, body, bounds: self.bounds };
+        let unread = UnreadRequest { route: route.clone(), values, head, body, bounds: self.bounds };
         let (message, outcome) = lazy_body::lazy_body(unread);
-        let answered = caller.call(&self.services, &route.rpc, message).await;
+        let answered = caller.last_call(&self.services, &route.rpc, message).await;
         let outcome = outcome.take();
         if let Some(refusal) = outcome.refusal {
             return Err(refusal);
@@ -118,7 +119,7 @@ impl Rest {
         if let Some(form) = form {
             return stream::answer(messages, route.rpc.output(), form, outcome.after_sequence).await;
         }
-        let mut line = json::write(route.rpc.output(), &messages.only().await?)?;
+        let mut line = json::write(&route.rpc.output(), &messages.only().await?)?;
         line.push(b'\n');
         Ok(whole(StatusCode::OK, "application/json", line.into()))
     }

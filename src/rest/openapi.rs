@@ -1,7 +1,7 @@
 //! The description of the API as `OpenAPI` 3.1, made from the contract: its routes, its messages and its comments.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use prost_reflect::{EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
@@ -31,7 +31,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn document(mut self, routes: &[Route]) -> Value {
+    fn document(mut self, routes: &[Arc<Route>]) -> Value {
         let mut paths = Map::new();
         for route in routes {
             let operation = self.operation(route, routes);
@@ -58,7 +58,7 @@ impl Writer {
         })
     }
 
-    fn operation(&mut self, route: &Route, routes: &[Route]) -> Value {
+    fn operation(&mut self, route: &Route, routes: &[Arc<Route>]) -> Value {
         let rpc = &route.rpc;
         let text = self.comment(&rpc.parent_file(), rpc.path());
         let is_first = routes.iter().find(|it| it.rpc == *rpc).is_some_and(|it| it.path == route.path);

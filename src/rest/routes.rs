@@ -1,9 +1,11 @@
 //! The routes of the API, as the `google.api.http` annotations of the contract say.
 
+use std::sync::Arc;
+
 use http::Method;
 use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor};
 
-use crate::rest::template::Template;
+use crate::rest::template::{SplitPath, Template};
 
 /// What of a request is the body.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,9 +31,9 @@ pub(crate) struct Route {
 
 /// Where a request leads to.
 #[derive(Debug)]
-pub(crate) enum Found<'a> {
-    /// A method, and the variables of its path.
-    Route(&'a Route, Vec<(&'a str, String)>),
+pub(crate) enum Found {
+    /// A method, and the values of the variables of its path.
+    Route(Arc<Route>, Vec<String>),
     /// The path has other methods: these.
     OtherMethods(String),
     /// Nowhere.
@@ -39,7 +41,7 @@ pub(crate) enum Found<'a> {
 }
 
 /// Reads the routes of all methods of the contract, in its order.
-pub(crate) fn routes(pool: &DescriptorPool) -> Vec<Route> {
+pub(crate) fn routes(pool: &DescriptorPool) -> Vec<Arc<Route>> {
     let mut routes = Vec::new();
     let Some(extension) = pool.get_extension_by_name("google.api.http") else { return routes };
     for rpc in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
@@ -49,10 +51,10 @@ pub(crate) fn routes(pool: &DescriptorPool) -> Vec<Route> {
         }
         let rule = options.get_extension(&extension);
         let Some(rule) = rule.as_message() else { continue };
-        routes.extend(route(&rpc, rule));
+        routes.extend(route(&rpc, rule).map(Arc::new));
         let more = rule.get_field_by_name("additional_bindings");
         let more = more.as_ref().and_then(|it| it.as_list()).unwrap_or_default();
-        routes.extend(more.iter().filter_map(|rule| route(&rpc, rule.as_message()?)));
+        routes.extend(more.iter().filter_map(|rule| route(&rpc, rule.as_message()?).map(Arc::new)));
     }
     routes
 }
@@ -86,13 +88,14 @@ pub(crate) fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDesc
 }
 
 /// Looks for the route of a request. HEAD goes wherever GET goes.
-pub(crate) fn find<'a>(routes: &'a [Route], method: &Method, path: &str) -> Found<'a> {
+pub(crate) fn find(routes: &[Arc<Route>], method: &Method, path: &str) -> Found {
+    let Some(path) = SplitPath::of(path) else { return Found::Nothing };
     let method = if *method == Method::HEAD { &Method::GET } else { method };
     let mut others = Vec::new();
     for route in routes {
-        let Some(values) = route.template.matches(path) else { continue };
+        let Some(values) = route.template.matches(&path) else { continue };
         if route.method == *method {
-            return Found::Route(route, values);
+            return Found::Route(route.clone(), values);
         }
         others.push(route.method.as_str());
         if route.method == Method::GET {

@@ -11,15 +11,19 @@ use futures_util::stream::unfold;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use prost_reflect::{DynamicMessage, MessageDescriptor, MethodDescriptor, Value};
+use prost::Message as _;
+use prost_reflect::{MessageDescriptor, MethodDescriptor};
 use tonic::Status;
 use tonic::body::Body;
 use tonic_types::StatusExt as _;
 
+use crate::pb;
+use crate::pb::watch_job_response::Event;
 use crate::rest::accept;
 use crate::rest::answer::{Refusal, harden};
 use crate::rest::call::Messages;
 use crate::rest::json;
+use crate::rest::writer::Look;
 
 /// How long the answer waits for the first message, so that an error before it is an answer of its own.
 const FIRST: Duration = Duration::from_millis(250);
@@ -104,7 +108,7 @@ pub(crate) async fn answer(
         Err(_) => (None, false),
     };
     if let (Form::Events, Some(after), Some(first)) = (form, after, &first)
-        && nothing_is_left(&of, first, after)
+        && nothing_is_left(first, after)
     {
         // It ends the reconnecting of a browser.
         let mut response = Response::new(Body::empty());
@@ -163,28 +167,25 @@ impl Rest {
 
     fn message(&self, message: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
         if self.form == Form::Lines {
-            out.extend(json::write(self.of.clone(), message)?);
+            json::append(&self.of, message, out)?;
             out.push(b'\n');
             return Ok(());
         }
-        let message = json::decode(self.of.clone(), message)?;
-        let kind = kind(&message);
-        let sequence = sequence(&message);
-        if let (Some("heartbeat"), Some(sequence)) = (kind.as_deref(), sequence) {
+        let Look { event, sequence } = json::look(&self.of, message)?;
+        if event == Some("heartbeat") {
             out.extend(format!(": heartbeat {sequence}\n\n").into_bytes());
             return Ok(());
         }
+        let data = json::write(&self.of, message)?;
         // The snapshot of a replay is ahead of what follows it: a cut there would lose events.
-        let has_id =
-            kind.as_deref().is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && self.after.is_none()));
-        if let Some(sequence) = sequence.filter(|_| has_id) {
+        if event.is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && self.after.is_none())) {
             out.extend(format!("id: {sequence}\n").into_bytes());
         }
-        if let Some(kind) = kind {
-            out.extend(format!("event: {kind}\n").into_bytes());
+        if let Some(event) = event {
+            out.extend(format!("event: {event}\n").into_bytes());
         }
         out.extend_from_slice(b"data: ");
-        out.extend(json::line(&message)?);
+        out.extend(data);
         out.extend_from_slice(b"\n\n");
         Ok(())
     }
@@ -197,24 +198,9 @@ pub(crate) fn last_words(kind: &[u8], status: Status) -> Option<Bytes> {
     Some(form.error(status).into())
 }
 
-/// Returns the name of what a message brings.
-fn kind(message: &DynamicMessage) -> Option<String> {
-    let of = prost_reflect::ReflectMessage::descriptor(message);
-    let event = of.oneofs().find(|oneof| oneof.name() == "event")?;
-    event.fields().find(|field| message.has_field(field)).map(|field| field.name().to_owned())
-}
-
-fn sequence(message: &DynamicMessage) -> Option<u64> {
-    message.get_field_by_name("sequence").and_then(|it| it.as_u64())
-}
-
-/// Returns whether a job has ended and a client that has seen `after` has seen all of it.
-fn nothing_is_left(of: &MessageDescriptor, first: &[u8], after: u64) -> bool {
-    let Ok(message) = json::decode(of.clone(), first) else { return false };
-    let snapshot = message.get_field_by_name("snapshot").filter(|_| message.has_field_by_name("snapshot"));
-    let has_ended = match snapshot.as_deref() {
-        Some(Value::Message(job)) => job.has_field_by_name("end_time"),
-        _ => false,
-    };
-    has_ended && sequence(&message) == Some(after)
+/// Returns whether a job has ended and a client that has seen `after` has seen all of it. No other watch goes on after a number.
+fn nothing_is_left(first: &[u8], after: u64) -> bool {
+    let Ok(message) = pb::WatchJobResponse::decode(first) else { return false };
+    let has_ended = matches!(&message.event, Some(Event::Snapshot(job)) if job.end_time.is_some());
+    has_ended && message.sequence == after
 }

@@ -36,31 +36,22 @@ impl Template {
         Some(Template { segments: segments.collect::<Option<_>>()?, verb })
     }
 
-    /// Returns the values of the variables if the path fits this template. A value that is not UTF-8 matches nothing.
-    pub(crate) fn matches(&self, path: &str) -> Option<Vec<(&str, String)>> {
-        let path = path.strip_prefix('/')?;
-        let (path, verb) = match path.rfind(':').filter(|at| !path[*at..].contains('/')) {
-            Some(at) => (&path[..at], Some(&path[at + 1..])),
-            None => (path, None),
-        };
-        if verb != self.verb.as_deref() {
+    /// Returns the values of the variables, in their order, if the path fits this template. A value that is not UTF-8 matches
+    /// nothing.
+    pub(crate) fn matches(&self, path: &SplitPath<'_>) -> Option<Vec<String>> {
+        if path.verb != self.verb.as_deref() || path.segments.len() != self.segments.len() {
             return None;
         }
         let mut values = Vec::new();
-        let mut given = path.split('/');
-        for segment in &self.segments {
-            let given = given.next()?;
+        for (segment, given) in self.segments.iter().zip(&path.segments) {
             match segment {
                 Segment::Literal(literal) if literal == given => {}
                 Segment::Literal(_) => return None,
                 Segment::Variable(_) if given.is_empty() => return None,
-                Segment::Variable(name) => {
-                    let value = percent_decode_str(given).decode_utf8().ok()?;
-                    values.push((name.as_str(), value.into_owned()));
-                }
+                Segment::Variable(_) => values.push(percent_decode_str(given).decode_utf8().ok()?.into_owned()),
             }
         }
-        given.next().is_none().then_some(values)
+        Some(values)
     }
 
     /// Returns the names of the variables.
@@ -69,6 +60,26 @@ impl Template {
             Segment::Variable(name) => Some(name.as_str()),
             Segment::Literal(_) => None,
         })
+    }
+}
+
+/// The path of a request, split once for all templates that it is compared with.
+#[derive(Debug)]
+pub(crate) struct SplitPath<'a> {
+    /// As they were sent.
+    segments: Vec<&'a str>,
+    verb: Option<&'a str>,
+}
+
+impl<'a> SplitPath<'a> {
+    /// Splits a path; `None` where it does not begin with a `/`.
+    pub(crate) fn of(path: &'a str) -> Option<SplitPath<'a>> {
+        let path = path.strip_prefix('/')?;
+        let (path, verb) = match path.rfind(':').filter(|at| !path[*at..].contains('/')) {
+            Some(at) => (&path[..at], Some(&path[at + 1..])),
+            None => (path, None),
+        };
+        Some(SplitPath { segments: path.split('/').collect(), verb })
     }
 }
 
@@ -82,8 +93,8 @@ mod tests {
 
     fn matched(template: &str, path: &str) -> Option<String> {
         let template = Template::parse(template).unwrap();
-        let values = template.matches(path)?;
-        let pairs: Vec<_> = values.iter().map(|(name, value)| format!("{name}={value};")).collect();
+        let values = template.matches(&SplitPath::of(path)?)?;
+        let pairs: Vec<_> = template.variables().zip(values).map(|(name, value)| format!("{name}={value};")).collect();
         Some(pairs.concat())
     }
 

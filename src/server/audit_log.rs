@@ -75,7 +75,7 @@ async fn lines(store: &dyn Store, last: u64) -> Result<(u64, Vec<u8>), StoreErro
     for record in page.records {
         end = record.sequence;
         let Some(descriptor) = json::pool().get_message_by_name("haul.v1.AuditEvent") else { continue };
-        let line = json::write(descriptor, &audit_event(record).encode_to_vec());
+        let line = json::write(&descriptor, &audit_event(record).encode_to_vec());
         if let Ok(line) = line {
             lines.extend(line);
             lines.push(b'\n');

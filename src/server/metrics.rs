@@ -122,11 +122,11 @@ impl Figures {
 
 impl Sources {
     async fn gauges(self: Arc<Self>) -> Gauges {
-        let (waits, hosts) = self.asked().await;
         let this = self.clone();
-        // A disk that hangs must not take a thread that answers calls.
-        let disk = tokio::task::spawn_blocking(move || this.disk());
-        let (store_bytes, disk_free_bytes, process) = disk.await.unwrap_or_default();
+        // A disk that hangs, or many hosts, must not take a thread that answers calls. They are read while the loop is asked.
+        let read = tokio::task::spawn_blocking(move || (this.disk(), this.engine.host_counts()));
+        let (waits, own_hosts) = self.asked().await;
+        let ((store_bytes, disk_free_bytes, process), hosts) = read.await.unwrap_or_default();
         let work = self.engine.hub().open_work();
         let content_bytes = self.content_bytes.load(Ordering::Relaxed);
         let own =
@@ -139,19 +139,24 @@ impl Sources {
             tasks: work.tasks,
             waiting_tasks: waits.0.to_vec(),
             connections: self.client.connections(),
-            hosts: self.engine.host_counts(),
+            hosts,
             store_bytes,
             content_bytes: (content_bytes != UNKNOWN).then_some(content_bytes),
             commands_waiting: self.engine.commands_waiting() as u64,
             disk_free_bytes,
-            own_hosts: hosts.iter().map(own).collect(),
+            own_hosts: own_hosts.iter().map(own).collect(),
             process,
         }
     }
 
     /// Asks the engine's loop. Without an answer it is as it was.
     async fn asked(&self) -> (Waits, Vec<NamedHost>) {
-        let asked = async { tokio::try_join!(self.engine.waits(), self.engine.named_hosts(self.metrics.hosts())) };
+        let has_hosts = self.metrics.hosts().next().is_some();
+        let own_hosts = async {
+            // Each question waits for a turn of the loop.
+            if has_hosts { self.engine.named_hosts(self.metrics.hosts()).await } else { Ok(Vec::new()) }
+        };
+        let asked = async { tokio::try_join!(self.engine.waits(), own_hosts) };
         let answer = tokio::time::timeout(PATIENCE, asked).await;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(Ok(answer)) = answer {

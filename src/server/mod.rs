@@ -87,7 +87,7 @@ fn browsers(settings: &ServerSettings) -> Browsers {
 /// Checks the options of tasks as `SubmitJob` does, and converts them. The status names every violation.
 pub fn task_options(options: pb::TaskOptions) -> Result<TaskOptions, Status> {
     let mut violations = Violations::default();
-    let checked = options::task_options(options, "options", &mut violations);
+    let checked = options::task_options(options, &"options", &mut violations);
     violations.or(checked)
 }
 

@@ -82,7 +82,7 @@ pub struct TaskRow {
     /// Its last attempts, oldest first.
     pub log: Vec<Attempt>,
     /// What it left when it succeeded.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<Arc<Outcome>>,
 }
 
 impl TaskRow {
@@ -90,7 +90,7 @@ impl TaskRow {
     pub fn memory_bytes(&self) -> usize {
         let log: usize = self.log.iter().map(Attempt::memory_bytes).sum();
         let error = self.task.error.as_ref().map_or(0, |error| error.message.len());
-        size_of::<TaskRow>() + log + error + self.outcome.as_ref().map_or(0, Outcome::memory_bytes)
+        size_of::<TaskRow>() + log + error + self.outcome.as_deref().map_or(0, Outcome::memory_bytes)
     }
 
     /// Returns what the last attempt left for the next one. A task that succeeded holds nothing: it has a result.

@@ -178,6 +178,36 @@ async fn a_source_that_was_wrong_once_is_asked_in_the_last_attempt() {
     assert_eq!(rig.read("job/f"), right.bytes());
 }
 
+/// A download of `right` whose own source has other bytes in its first answer alone, beside a mirror.
+fn wrong_at_first(rig: &Rig, right: &Object, mirror: String) -> DownloadSpec {
+    let (wrong, good) = (Object::new(9, SIZE), right.clone());
+    rig.origin
+        .handle("/f", move |request| if request.nth == 0 { wrong.respond(request) } else { good.respond(request) });
+    let mut spec = rig.spec("/f");
+    spec.mirrors = vec![mirror];
+    spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+    spec
+}
+
+#[tokio::test]
+async fn a_source_that_was_wrong_once_is_asked_again_where_nobody_else_is_left() {
+    let right = Object::new(1, SIZE);
+    for is_last in [false, true] {
+        let mut rig = Rig::new();
+        rig.is_last = is_last;
+        let mirror = if is_last { "http://127.0.0.1:2/f".to_owned() } else { rig.origin.url("/gone") };
+        let spec = wrong_at_first(&rig, &right, mirror);
+        rig.done(&spec).await;
+        assert_eq!(rig.read("job/f"), right.bytes());
+        assert_eq!(rig.ranges("/f"), ["-", "-"]);
+    }
+    let rig = Rig::new();
+    rig.origin.object("/m", Object::new(8, SIZE));
+    let (failure, _) = rig.failed(&wrong_at_first(&rig, &right, rig.origin.url("/m"))).await;
+    assert_eq!(failure.reason, FailureReason::ChecksumMismatch);
+    assert_eq!((rig.ranges("/f").len(), rig.ranges("/m").len()), (1, 1), "two that are wrong are not so by chance");
+}
+
 /// A network in which the first source, once it was asked, cannot be reached while it is away.
 struct Away {
     client: HttpClient,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use haul::download::{DownloadContext, Settings, folder, run};
 use haul::files::part::{Part, PartKey};
 use haul::files::{Durability, Root};
-use haul::model::failure::Failure;
+use haul::model::failure::{Failure, FailureReason};
 use haul::model::outcome::{AttemptEnd, AttemptReport, DownloadResult, Outcome};
 use haul::model::progress::Meter;
 use haul::model::spec::DownloadSpec;
@@ -16,7 +16,9 @@ use haul::model::time::Timestamp;
 use haul::net::{Guard, HttpClient, Profile, Transport};
 use tokio_util::sync::CancellationToken;
 
+use super::support::object::Object;
 use super::support::origin::Origin;
+use super::support::reply::Cut;
 
 pub struct Rig {
     pub origin: Origin,
@@ -171,4 +173,19 @@ pub fn checksum(algorithm: haul::model::checksum::Algorithm, bytes: &[u8]) -> ha
     let mut hasher = haul::files::digest::Hasher::new([algorithm]);
     hasher.update(bytes);
     hasher.finish().remove(0)
+}
+
+/// How much is held of what [`held`] downloads.
+pub const CUT: u64 = 100_000;
+
+/// A rig that holds the first bytes of `object`, which the origin serves whole from then on.
+pub async fn held(object: &Object) -> (Rig, DownloadSpec) {
+    let rig = Rig::new();
+    let cut = object.clone();
+    rig.origin.handle("/f", move |request| cut.respond(request).cut_at(CUT, Cut::Fin));
+    let spec = rig.spec("/f");
+    let (failure, _) = rig.failed(&spec).await;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::Truncated, true), "{failure}");
+    rig.origin.object("/f", object.clone());
+    (rig, spec)
 }

@@ -22,13 +22,19 @@ use crate::support::spec::{download, download_as, group, job};
 
 /// A server with a job of two downloads that never end, once both have written a checkpoint.
 async fn under_way(origin: &Origin) -> (Server, String) {
+    under_way_as(origin, None).await
+}
+
+/// As [`under_way`], where the job is kept so long after its end.
+async fn under_way_as(origin: &Origin, retention: Option<prost_types::Duration>) -> (Server, String) {
     for path in ["/a", "/b"] {
         let object = Object::new(1, 4 << 20);
         origin.handle(path, move |request| object.respond(request).stall_at(1 << 20));
     }
     let server = Server::start().await;
     let given = pb::DownloadSpec { url: origin.url("/b"), path: "deep/er/b".into(), ..Default::default() };
-    let id = server.submit(job(vec![download(origin.url("/a")), download_as(given)])).await;
+    let spec = pb::JobSpec { retention, ..job(vec![download(origin.url("/a")), download_as(given)]) };
+    let id = server.submit(spec).await;
     until(async || server.files().iter().filter(|name| is_meta(name)).count() == 2).await;
     (server, id)
 }
@@ -57,6 +63,42 @@ async fn a_job_that_is_cancelled_after_a_kill_leaves_nothing() {
     cancel(&server, &id).await;
     assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
     is_clean(&server);
+}
+
+/// What cannot be put away when its job ends is put away by the next start, or goes with the job.
+#[tokio::test]
+async fn parts_that_cannot_be_put_away_are_not_forgotten() {
+    let kept = Some(prost_types::Duration { seconds: 2, nanos: 0 });
+    for (goes_by, retention) in [("a start", None), ("a deletion", None), ("its time", kept)] {
+        let origin = Origin::start();
+        let (mut server, id) = under_way_as(&origin, retention).await;
+        let partials = server.data().join("partials");
+        std::fs::create_dir_all(&partials).unwrap();
+        std::fs::write(partials.join(&id), "in the way").unwrap();
+        cancel(&server, &id).await;
+        assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
+        match goes_by {
+            "a start" => {
+                assert!(!server.files().is_empty());
+                std::fs::remove_file(partials.join(&id)).unwrap();
+                server.restart().await;
+            }
+            "a deletion" => {
+                server.restart().await;
+                assert!(!server.files().is_empty());
+                server
+                    .jobs()
+                    .delete_job(pb::DeleteJobRequest { job_id: id.clone(), ..Default::default() })
+                    .await
+                    .unwrap();
+            }
+            _ => {}
+        }
+        // The directory goes after what was in it.
+        until(async || std::fs::read_dir(server.downloads()).unwrap().next().is_none()).await;
+        until(async || !partials.join(format!("{id}.left")).exists()).await;
+        assert_eq!(partials.join(&id).is_dir(), goes_by == "a start", "a retry goes on with them");
+    }
 }
 
 /// Attempts that were cut, and whose tasks never run again.

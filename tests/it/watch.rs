@@ -111,6 +111,35 @@ async fn progress_starts_and_backoffs_are_told_on_the_way() {
     }
 }
 
+/// Most of these end within the commit that has their start.
+#[tokio::test]
+async fn a_task_is_told_to_start_before_it_is_told_to_end() {
+    const TASKS: u32 = 500;
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let id = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    let request = pb::WatchJobRequest { job_id: id.clone(), task_starts: true, ..Default::default() };
+    let mut stream = server.jobs().watch_job(request).await.unwrap().into_inner();
+    assert_eq!(kind(&stream.message().await.unwrap().unwrap()), "snapshot");
+    let tasks = (0..TASKS).map(|_| fetch(origin.url("/a"))).collect();
+    let chunk = pb::AddTasksRequest { job_id: id.clone(), chunk_id: "a".into(), tasks };
+    server.jobs().add_tasks(tokio_stream::iter([chunk])).await.unwrap().into_inner().message().await.unwrap();
+    server.jobs().seal_job(pb::SealJobRequest { job_id: id }).await.unwrap();
+    let (mut started, mut ended) = (std::collections::HashSet::new(), std::collections::HashSet::new());
+    while let Some(message) = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap().unwrap() {
+        match message.event.unwrap() {
+            Event::TaskStarted(task) => {
+                assert!(!ended.contains(&task.task_index), "task {} has ended and starts", task.task_index);
+                started.insert(task.task_index);
+            }
+            Event::TaskEnded(task) => drop(ended.insert(task.task_index)),
+            _ => {}
+        }
+    }
+    assert_eq!(ended.len(), TASKS as usize);
+    assert!(!started.is_empty() && started.is_subset(&ended));
+}
+
 #[tokio::test]
 async fn a_wait_is_listed_or_announced_whenever_the_watch_begins() {
     let (server, origin) = (Server::start().await, Origin::start());

@@ -329,8 +329,8 @@ impl Store for MemoryStore {
     fn download_paths(&self, job: JobId, from: TaskIndex, limit: u32) -> Answer<'_, Vec<(TaskIndex, String)>> {
         let rows = self.rows();
         let tasks = rows.visible(job).into_iter().flat_map(|rows| rows.tasks_from(from));
-        let paths = tasks.filter_map(|task| match task.row.outcome {
-            Some(Outcome::Download(result)) if !result.skipped => Some((task.index, result.path)),
+        let paths = tasks.filter_map(|task| match task.row.outcome.as_deref() {
+            Some(Outcome::Download(result)) if !result.skipped => Some((task.index, result.path.clone())),
             _ => None,
         });
         now(paths.take(limit as usize).collect())

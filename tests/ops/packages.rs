@@ -301,6 +301,32 @@ fn a_release_is_summed_and_signed_and_none_is_made_with_known_flaws() {
 }
 
 #[test]
+fn scripts_say_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let ran = |script: &str, args: &[&str], path: Option<&Path>| {
+        let mut command = Command::new("bash");
+        command.arg(root().join("scripts").join(script)).args(args).current_dir(dir.path());
+        if let Some(path) = path {
+            command.env("PATH", path);
+        }
+        let done = command.output().unwrap();
+        assert!(!done.status.success(), "{}", said(&done));
+        said(&done)
+    };
+    // A folder with what the scripts need to begin, and nothing else.
+    let few = dir.path().join("bin");
+    std::fs::create_dir(&few).unwrap();
+    for tool in ["bash", "dirname", "realpath"] {
+        let found = Command::new("bash").args(["-c", &format!("command -v {tool}")]).output().unwrap();
+        std::os::unix::fs::symlink(String::from_utf8(found.stdout).unwrap().trim(), few.join(tool)).unwrap();
+    }
+    assert!(ran("deb", &["/nonexistent"], None).contains("scripts/build"));
+    assert!(ran("deb", &[env!("CARGO_BIN_EXE_haul")], Some(&few)).contains("apt install dpkg binutils"));
+    assert!(ran("release", &["out", "/nonexistent"], Some(&few)).contains("there is no dpkg-deb"));
+    assert!(!dir.path().join("out").exists(), "nothing is made");
+}
+
+#[test]
 fn scripts_are_shell_that_can_be_read() {
     let scripts = [
         "advisories",

@@ -1,7 +1,7 @@
 //! What goes into one batch, and what does not.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,8 +18,9 @@ use haul::model::quotas::{Quota, Quotas};
 use haul::model::spec::JobSpec;
 use haul::model::task_filter::{TaskChoice, TaskFilter};
 use haul::model::tenant::{Owner, Scope, TenantPatch};
+use haul::model::time::Timestamp;
 use haul::net::{Body, BodySource, Profile, Request, Response, Transport};
-use haul::store::{Answer, Batch, Committed, Content, StoreError, WriteStore};
+use haul::store::{Answer, Batch, Committed, Content, Retry, StoreError, Which, WriteStore};
 use http::{HeaderMap, StatusCode};
 use tokio_util::sync::CancellationToken;
 
@@ -129,7 +130,7 @@ pub(crate) async fn ends_that_were_deferred_go_into_several_batches() {
     work.spawn(task.run());
     let bodies = (0..BODIES).map(|number| fetch(&format!("http://10.0.0.1/{number}"), None));
     let others = (0..20).map(|number| fetch(&format!("http://10.0.0.2/{number}"), None));
-    let job = engine.submit(JobSpec::default(), bodies.chain(others).collect(), "", None).await.unwrap().id;
+    let job = engine.submit(JobSpec::default(), bodies.chain(others).collect::<Vec<_>>(), "", None).await.unwrap().id;
     until(|| course.asked.load(Ordering::Relaxed) == BODIES).await;
     let canceller = engine.clone();
     work.spawn(async move {
@@ -238,7 +239,7 @@ pub(crate) async fn a_store_that_rests_is_given_what_callers_wait_for() {
     let open = engine.submit(JobSpec { open: true, ..JobSpec::default() }, Vec::new(), "", None).await.unwrap().id;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let tasks = (0..100).map(|number| fetch(&format!("http://10.0.0.1/{number}"), None));
-    let job = engine.submit(JobSpec::default(), tasks.collect(), "", None).await.unwrap().id;
+    let job = engine.submit(JobSpec::default(), tasks.collect::<Vec<_>>(), "", None).await.unwrap().id;
     for _ in 0..10 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         engine.pause(open).await.unwrap();
@@ -248,4 +249,58 @@ pub(crate) async fn a_store_that_rests_is_given_what_callers_wait_for() {
     rested.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(60), engine.ended(job)).await.unwrap().unwrap();
     assert_eq!((ended.counts.succeeded, ends.load(Ordering::Relaxed)), (100, 100));
+}
+
+/// A store that notes how many named tasks each batch puts back, and takes its time for it.
+struct Named(MemoryWriter, Arc<Mutex<Vec<usize>>>);
+
+impl WriteStore for Named {
+    fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
+        async move {
+            let named = |retry: &Retry| if let Which::These(these) = &retry.which { these.len() } else { 0 };
+            let rows = batch.retries.iter().map(named).sum();
+            if rows > 0 {
+                self.1.lock().unwrap().push(rows);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            self.0.commit(batch).await
+        }
+        .boxed()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+/// All tasks that one call names are put back at once, and nobody waits for those of many calls behind each other.
+pub(crate) async fn retries_of_many_named_tasks_go_into_several_batches() {
+    const ROWS_MAX: u32 = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let (memory, batches) = (MemoryStore::default(), Arc::<Mutex<Vec<usize>>>::default());
+    let make = || WorkerParts { transport: Arc::new(Fine), close: Box::new(|| Box::pin(std::future::ready(()))) };
+    let bounds = Bounds { piece_rows: ROWS_MAX, piece_share: ROWS_MAX, ..Bounds::default() };
+    let parts = EngineParts { make: Arc::new(make), bounds, ..parts(dir.path(), &memory) };
+    let writer = Box::new(Named(memory.writer(), batches.clone()));
+    let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let later = JobSpec { start_time: Some(Timestamp(4_102_444_800_000_000)), ..JobSpec::default() };
+    let mut retries = tokio::task::JoinSet::new();
+    for count in [8, 8, 8, 8, 30, 3] {
+        let tasks = (0..count).map(|number| fetch(&format!("http://10.0.0.1/{number}"), None));
+        let job = engine.submit(later.clone(), tasks.collect::<Vec<_>>(), "", None).await.unwrap().id;
+        engine.cancel(job, String::new()).await.unwrap();
+        let engine = engine.clone();
+        retries.spawn(async move {
+            let retried = engine.retry(job, TaskChoice::These((0..count).collect())).await.unwrap();
+            assert_eq!((retried.counts.pending, retried.counts.cancelled), (count, 0));
+            count
+        });
+    }
+    let retried = tokio::time::timeout(Duration::from_secs(60), retries.join_all()).await.unwrap();
+    assert_eq!(retried.iter().sum::<u32>(), 65);
+    let batches = batches.lock().unwrap();
+    assert_eq!(batches.iter().sum::<usize>(), 65);
+    assert!(batches.iter().all(|rows| *rows <= ROWS_MAX as usize || *rows == 30), "{batches:?}");
 }

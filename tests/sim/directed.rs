@@ -209,7 +209,7 @@ pub(crate) async fn a_time_is_over_while_others_are_cancelled() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let moved = (0..5).map(|_| fetch("http://10.0.0.1/moved", Some(Duration::from_secs(3))));
     let others = (0..400).map(|number| fetch(&format!("http://10.0.0.2/{number}"), None));
-    let job = engine.submit(spec(), moved.chain(others).collect(), "", None).await.unwrap();
+    let job = engine.submit(spec(), moved.chain(others).collect::<Vec<_>>(), "", None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let filter = TaskFilter { host: "10.0.0.2".to_owned(), ..TaskFilter::default() };
     let acted = engine.cancel_tasks(job.id, TaskChoice::Fitting(filter), "not these".to_owned()).await.unwrap();
@@ -242,7 +242,7 @@ pub(crate) async fn origins_are_quicker_than_the_store() {
     let mut work = tokio::task::JoinSet::new();
     work.spawn(task.run());
     let tasks = (0..TASKS).map(|number| fetch(&format!("http://10.0.{}.{}/", number / 250, number % 250), None));
-    let job = engine.submit(JobSpec::default(), tasks.collect(), "", None).await.unwrap();
+    let job = engine.submit(JobSpec::default(), tasks.collect::<Vec<_>>(), "", None).await.unwrap();
     stalls.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(10)).await;
     let before = sent.load(Ordering::Relaxed);
@@ -423,7 +423,7 @@ pub(crate) async fn a_retry_by_filter_keeps_to_the_quota() {
     let few = engine.by(Arc::new(Actor { scope: Scope::One(owner), ..Actor::local() }));
     let job = few.submit(JobSpec { open: true, ..JobSpec::default() }, Vec::new(), "", None).await.unwrap();
     for chunk in 0..2 {
-        let tasks = (0..3).map(|task| fetch(&format!("http://10.0.0.9/{chunk}/{task}"), None)).collect();
+        let tasks = (0..3).map(|task| fetch(&format!("http://10.0.0.9/{chunk}/{task}"), None)).collect::<Vec<_>>();
         few.add_tasks(job.id, &format!("c{chunk}"), tasks).await.unwrap();
         few.cancel_tasks(job.id, TaskChoice::Fitting(TaskFilter::default()), String::new()).await.unwrap();
     }

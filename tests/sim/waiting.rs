@@ -191,7 +191,7 @@ pub(crate) async fn a_late_task_cannot_be_read() {
     engine.submit(spec(), vec![fetch("http://10.0.0.9/", None)], "", None).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     let moved = (0..8).map(|host| fetch(&format!("http://10.0.1.{host}/moved"), Some(Duration::from_secs(30))));
-    let job = engine.submit(spec(), moved.collect(), "", None).await.unwrap().id;
+    let job = engine.submit(spec(), moved.collect::<Vec<_>>(), "", None).await.unwrap().id;
     *faults.panics.lock().unwrap() = Some(TaskId { job, index: 0 });
     tokio::time::sleep(Duration::from_secs(40)).await;
     let counts = engine.job(job).await.unwrap().counts;
@@ -219,7 +219,7 @@ pub(crate) async fn bodies_fill_no_batch() {
     let mut work = JoinSet::new();
     work.spawn(task.run());
     let tasks = (0..TASKS).map(|number| fetch(&format!("http://10.1.{}.{}/", number / 200, number % 200 + 1), None));
-    let job = engine.submit(JobSpec::default(), tasks.collect(), "", None).await.unwrap();
+    let job = engine.submit(JobSpec::default(), tasks.collect::<Vec<_>>(), "", None).await.unwrap();
     let ended = timeout(Duration::from_secs(600), engine.ended(job.id)).await.unwrap().unwrap();
     assert_eq!((ended.state, ended.counts.succeeded), (JobState::Succeeded, TASKS));
     let most = most.load(Ordering::Relaxed);

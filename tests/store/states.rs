@@ -52,7 +52,7 @@ pub async fn a_move_ends_the_claim<B: Backend>() {
     // Start and end in one batch, as of something quick: there never was a claim.
     let claim = claim_of(task_id(1, 1), &TaskRow::default().task, 100);
     let task = claim.task.apply(TaskEvent::Succeeded(1), Timestamp(101)).unwrap();
-    let kept = TaskRow { task, outcome: Some(fetched("x")), log: Vec::new() };
+    let kept = TaskRow { task, outcome: Some(Arc::new(fetched("x"))), log: Vec::new() };
     let moves = vec![TaskMove { id: task_id(1, 1), row: kept.clone() }];
     rig.commit(Batch { moves, ..Batch::default() }).await;
     assert_eq!(row(&rig, task_id(1, 1)).await, kept);

@@ -112,7 +112,7 @@ impl Rig {
         let claim = claim_of(id, &before.task, 100);
         self.commit(Batch { claims: vec![claim.clone()], ..Batch::default() }).await;
         let event = end(&claim.task);
-        let outcome = matches!(event, TaskEvent::Succeeded(_)).then(|| fetched("https://a.example/x"));
+        let outcome = matches!(event, TaskEvent::Succeeded(_)).then(|| Arc::new(fetched("https://a.example/x")));
         let task = claim.task.apply(event, Timestamp(200)).unwrap();
         let mut log = before.log;
         log.push(attempt(claim.task.fence, task.error.clone()));

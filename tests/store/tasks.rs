@@ -75,7 +75,7 @@ pub async fn lists_by_state<B: Backend>() {
     let logged = |task: &StoredTask| task.row.log.len() <= usize::from(task.row.outcome.is_none());
     assert!(all.iter().all(logged), "only the last attempt of those without a result is listed");
     assert_eq!(all.iter().map(|task| task.row.task.state).collect::<Vec<_>>(), S::ALL);
-    assert_eq!(all[3].row.outcome, Some(fetched("https://a.example/x")));
+    assert_eq!(all[3].row.outcome, Some(Arc::new(fetched("https://a.example/x"))));
 }
 
 /// Two lanes: the tasks from 6 on go to them in turn.
@@ -179,7 +179,7 @@ async fn downloads<B: Backend>() -> Rig {
             row: TaskRow {
                 task: task.apply(TaskEvent::Succeeded(1), Timestamp(2)).unwrap(),
                 log: Vec::new(),
-                outcome: Some(Outcome::Download(result)),
+                outcome: Some(Arc::new(Outcome::Download(result))),
             },
         });
     }

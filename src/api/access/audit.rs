@@ -40,8 +40,8 @@ pub(super) async fn list(
         tenant: request.tenant,
         method: request.method,
         subject: request.subject,
-        start: request.start_time.and_then(|it| values::timestamp(it, "start_time", &mut v)),
-        end: request.end_time.and_then(|it| values::timestamp(it, "end_time", &mut v)),
+        start: request.start_time.and_then(|it| values::timestamp(it, &"start_time", &mut v)),
+        end: request.end_time.and_then(|it| values::timestamp(it, &"end_time", &mut v)),
         without_server: !caller.may(Role::Auditor),
     };
     v.or(())?;

@@ -89,7 +89,7 @@ pub(crate) enum NoTenant {
 impl NoTenant {
     fn status(&self) -> Status {
         match self {
-            NoTenant::Two => Violations::one("haul-tenant", "is there twice; a call is about one tenant"),
+            NoTenant::Two => Violations::one("haul-tenant", "is given twice; a call is about one tenant"),
             NoTenant::None => tenant_required(
                 "names no tenant, and the caller has roles at several; send one of them (the command line: --tenant)",
             ),

@@ -15,7 +15,7 @@ use crate::api::values::{self, ID_BYTES_MAX};
 use crate::engine::handle::Engine;
 use crate::model::access::{AccessAnswer, AccessChange};
 use crate::model::book::Book;
-use crate::model::credential::binding::method_objection;
+use crate::model::credential::binding::{PathPrefix, method_objection};
 use crate::model::credential::echo::SECRET_BYTES_MIN;
 use crate::model::credential::put::PutCredential;
 use crate::model::credential::{Credential, Value};
@@ -132,7 +132,7 @@ fn message(book: &Book, credential: &Credential) -> pb::Credential {
 fn read(request: pb::PutCredentialRequest, tenant: TenantNo, v: &mut Violations) -> PutCredential {
     let pb::PutCredentialRequest { credential, value, ca_pem, update_mask, request_id } = request;
     let wish = credential.unwrap_or_default();
-    values::text(&request_id, "request_id", ID_BYTES_MAX, v);
+    values::text(&request_id, &"request_id", ID_BYTES_MAX, v);
     let is_whole = update_mask.is_none();
     let paths = if is_whole { Vec::new() } else { values::mask(update_mask, v) };
     for (index, path) in &paths {
@@ -147,13 +147,14 @@ fn read(request: pb::PutCredentialRequest, tenant: TenantNo, v: &mut Violations)
     let mut put = PutCredential { tenant, is_whole, etag: wish.etag, request_id, ..PutCredential::default() };
     put.name = shown(&wish.name);
     if sets("hosts") {
-        put.hosts = Some(parsed(&wish.hosts, "credential.hosts", HOSTS_MAX, v));
+        put.hosts = Some(parsed(&wish.hosts, "credential.hosts", HOSTS_MAX, |_| None, v));
         if wish.hosts.is_empty() {
             v.add("credential.hosts", "is empty; a credential is bound to one host at least");
         }
     }
     if sets("path_prefixes") {
-        put.path_prefixes = Some(parsed(&wish.path_prefixes, "credential.path_prefixes", PATHS_MAX, v));
+        let paths = parsed(&wish.path_prefixes, "credential.path_prefixes", PATHS_MAX, PathPrefix::objection, v);
+        put.path_prefixes = Some(paths);
     }
     if sets("methods") {
         put.methods = Some(methods(wish.methods, v));
@@ -164,7 +165,7 @@ fn read(request: pb::PutCredentialRequest, tenant: TenantNo, v: &mut Violations)
         put.users = Some(wish.users);
     }
     if sets("expire_time") {
-        put.expire_time = Some(wish.expire_time.and_then(|it| values::timestamp(it, "credential.expire_time", v)));
+        put.expire_time = Some(wish.expire_time.and_then(|it| values::timestamp(it, &"credential.expire_time", v)));
     }
     put.allow_http = sets("allow_http").then_some(wish.allow_http);
     put.skip_echo_scan = sets("skip_echo_scan").then_some(wish.skip_echo_scan);
@@ -189,17 +190,24 @@ fn bounded(count: usize, path: &str, most: usize, v: &mut Violations) {
     }
 }
 
+/// Reads what is written as texts; `objection` says what is wrong with one that can be read.
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
     texts: &[String],
     path: &str,
     most: usize,
+    objection: impl Fn(&T) -> Option<&'static str>,
     v: &mut Violations,
 ) -> Vec<T> {
     bounded(texts.len(), path, most, v);
     let mut read = Vec::new();
     for (index, text) in texts.iter().enumerate().take(most) {
         match text.parse() {
-            Ok(pattern) => read.push(pattern),
+            Ok(pattern) => {
+                if let Some(why) = objection(&pattern) {
+                    v.add(format!("{path}[{index}]"), format!("`{}` {why}", shown(text)));
+                }
+                read.push(pattern);
+            }
             Err(why) => v.add(format!("{path}[{index}]"), format!("`{}` {why}", shown(text))),
         }
     }
@@ -220,7 +228,7 @@ fn read_value(kind: Kind, v: &mut Violations) -> Value {
     match kind {
         Kind::BearerToken(token) => Value::Bearer(secret(token, "value.bearer_token", v)),
         Kind::BasicAuth(pb::BasicAuth { username, password }) => {
-            values::text(&username, "value.basic_auth.username", VALUE_BYTES_MAX, v);
+            values::text(&username, &"value.basic_auth.username", VALUE_BYTES_MAX, v);
             if username.contains(':') || username.chars().any(char::is_control) {
                 v.add("value.basic_auth.username", "must hold neither a colon nor control characters (RFC 7617)");
             }
@@ -254,7 +262,7 @@ fn read_value(kind: Kind, v: &mut Violations) -> Value {
             Value::Certificate { certificate: certificate_pem, key: Secret::new(key_pem) }
         }
         Kind::QueryParameter(pb::QueryParameter { name, value }) => {
-            values::text(&name, "value.query_parameter.name", 256, v);
+            values::text(&name, &"value.query_parameter.name", 256, v);
             if name.is_empty() {
                 v.add("value.query_parameter.name", "is empty; name the parameter");
             }
@@ -300,6 +308,20 @@ fn certificates(pem: &str, path: &str, may_be_empty: bool, v: &mut Violations) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_no_url_is_below_is_refused() {
+        for (text, is_good) in
+            [("/v1/a b", true), ("/v1/%41", true), ("/a%25b", false), ("/a%0ab", false), ("/100%", false)]
+        {
+            let mut v = Violations::default();
+            let texts = ["/".to_owned(), text.to_owned()];
+            parsed(&texts, "credential.path_prefixes", 10, PathPrefix::objection, &mut v);
+            let message = v.or(()).err().map(|status| status.message().to_owned()).unwrap_or_default();
+            assert_eq!(message.is_empty(), is_good, "{text}: {message}");
+            assert!(is_good || message.starts_with("`credential.path_prefixes[1]`"), "{message}");
+        }
+    }
 
     #[test]
     fn what_cannot_be_sent_is_refused_with_its_field() {

@@ -106,8 +106,8 @@ impl pb::access_service_server::AccessService for AccessApi {
         let request = request.into_inner();
         let mut v = Violations::default();
         let wish = request.principal.unwrap_or_default();
-        values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
-        values::text(&wish.title, "principal.title", NAME_BYTES_MAX, &mut v);
+        values::text(&request.request_id, &"request_id", ID_BYTES_MAX, &mut v);
+        values::text(&wish.title, &"principal.title", NAME_BYTES_MAX, &mut v);
         let grants = read_grants(&wish.grants, "principal.grants", &mut v);
         let identities = read_identities(&wish.identities, "principal.identities", &mut v);
         v.or(())?;
@@ -136,7 +136,7 @@ impl pb::access_service_server::AccessService for AccessApi {
         for (index, path) in values::mask(request.update_mask, &mut v) {
             match path.as_str() {
                 "title" => {
-                    values::text(&wish.title, "principal.title", NAME_BYTES_MAX, &mut v);
+                    values::text(&wish.title, &"principal.title", NAME_BYTES_MAX, &mut v);
                     title = Some(wish.title.clone());
                 }
                 "grants" => grants = Some(read_grants(&wish.grants, "principal.grants", &mut v)),
@@ -203,10 +203,10 @@ impl pb::access_service_server::AccessService for AccessApi {
         let caller = Caller::of(&request);
         let request = request.into_inner();
         let mut v = Violations::default();
-        values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
-        values::text(&request.title, "title", NAME_BYTES_MAX, &mut v);
+        values::text(&request.request_id, &"request_id", ID_BYTES_MAX, &mut v);
+        values::text(&request.title, &"title", NAME_BYTES_MAX, &mut v);
         let grants = read_grants(&request.grants, "grants", &mut v);
-        let lifetime = request.lifetime.and_then(|it| values::duration(it, "lifetime", &mut v));
+        let lifetime = request.lifetime.and_then(|it| values::duration(it, &"lifetime", &mut v));
         if request.never_expires && request.lifetime.is_some() {
             v.add("lifetime", "is set with `never_expires`; leave out one of them");
         }

@@ -1,5 +1,6 @@
 //! Tenants: what their messages say, and lists of them.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use tonic::Status;
@@ -26,7 +27,7 @@ const WEIGHT_MAX: u32 = 100;
 pub(super) fn creation(request: pb::CreateTenantRequest) -> Result<AccessChange, Status> {
     let wish = request.tenant.unwrap_or_default();
     let mut v = Violations::default();
-    values::text(&request.request_id, "request_id", ID_BYTES_MAX, &mut v);
+    values::text(&request.request_id, &"request_id", ID_BYTES_MAX, &mut v);
     let mut patch = TenantPatch { named: Quota::ALL.to_vec(), ..TenantPatch::default() };
     patch.quotas = quotas(wish.quotas.unwrap_or_default(), &patch.named, &mut v);
     // What is not said is not a change, so that a request of before there were quotas is the same one.
@@ -42,7 +43,7 @@ pub(super) fn creation(request: pb::CreateTenantRequest) -> Result<AccessChange,
 }
 
 fn title(title: &str, v: &mut Violations) -> String {
-    values::text(title, "tenant.title", NAME_BYTES_MAX, v);
+    values::text(title, &"tenant.title", NAME_BYTES_MAX, v);
     title.to_owned()
 }
 
@@ -54,7 +55,7 @@ fn weight(weight: u32, v: &mut Violations) -> u32 {
 }
 
 /// Reads a duration, and adds what is wrong with it.
-type ReadDuration = fn(prost_types::Duration, &str, &mut Violations) -> Option<Duration>;
+type ReadDuration = fn(prost_types::Duration, &dyn Display, &mut Violations) -> Option<Duration>;
 
 /// Reads the quotas that are named.
 fn quotas(wish: pb::Quotas, named: &[Quota], v: &mut Violations) -> Quotas {
@@ -68,10 +69,10 @@ fn quotas(wish: pb::Quotas, named: &[Quota], v: &mut Violations) -> Quotas {
         (Quota::TasksPerSecond, is_bad(tasks_per_second)),
     ];
     for (quota, _) in rates.iter().filter(|(quota, is_bad)| *is_bad && named.contains(quota)) {
-        v.add(format!("tenant.quotas.{}", quota.name()), "is not more than 0; suspend the tenant to stop it");
+        v.add(format!("tenant.quotas.{}", quota.name()), "must be more than 0; to stop the tenant, suspend it");
     }
     let mut time = |quota: Quota, time: Option<prost_types::Duration>, read: ReadDuration| {
-        let path = format!("tenant.quotas.{}", quota.name());
+        let path = format_args!("tenant.quotas.{}", quota.name());
         time.filter(|_| named.contains(&quota)).and_then(|time| read(time, &path, v))
     };
     let max_retention = time(Quota::MaxRetention, wish.max_retention, values::duration);

@@ -150,7 +150,7 @@ async fn why_idle(engine: &Engine, job: JobId, open: Vec<TaskIndex>) -> anyhow::
 async fn next_notice(notices: &mut Option<NoticeListener>) -> Notice {
     loop {
         let Some(listener) = notices else { std::future::pending().await };
-        match listener.next().await {
+        match listener.next(u64::MAX).await {
             Some(notice) => return notice,
             None => *notices = None,
         }

@@ -62,11 +62,11 @@ pub(crate) struct GetArgs {
     #[arg(long, help_heading = "Requests")]
     insecure: bool,
 
-    /// Files at once
+    /// The most files at once
     #[arg(short, long, value_name = "N", default_value_t = 4, help_heading = "Transfers",
           value_parser = clap::value_parser!(u32).range(1..=256))]
     jobs: u32,
-    /// Connections to one file at once [default: by its size]
+    /// The most connections to one file at once [default: by its size]
     #[arg(long, value_name = "N", help_heading = "Transfers", value_parser = clap::value_parser!(u32).range(1..=64))]
     connections: Option<u32>,
     /// Bytes per second of all files together, as `500k` or `10MiB`
@@ -88,9 +88,9 @@ pub(crate) struct Plan {
     pub(crate) options: TaskOptions,
     /// Attempts that each of them has.
     pub(crate) attempts: u32,
-    /// Files at once.
+    /// The most files at once.
     pub(crate) jobs: u32,
-    /// Connections to one file at once; 0: by its size.
+    /// The most connections to one file at once; 0: by its size.
     pub(crate) connections: u32,
     /// Of all files together; 0: no limit.
     pub(crate) bytes_per_second: u64,

@@ -12,7 +12,8 @@ use crate::cli::term::line::{Hue, Line};
 use crate::cli::term::live::Live;
 use crate::cli::term::screen;
 use crate::cli::term::words;
-use crate::engine::hub::{Active, EndedTask, Notice};
+use crate::engine::feed::Active;
+use crate::engine::hub::{EndedTask, Notice};
 use crate::model::ids::TaskIndex;
 use crate::model::outcome::{DownloadResult, Outcome};
 use crate::model::progress::Progress;
@@ -159,7 +160,7 @@ impl Report {
                 *pace = Pace::new(clock, meter.received_bytes());
             }
             let transfer = Transfer {
-                name: short(active.spec.work.url()),
+                name: short(active.task.spec.work.url()),
                 done: meter.done(),
                 total: meter.total(),
                 bytes_per_second: pace.measure(clock, meter.received_bytes()),
@@ -176,7 +177,7 @@ impl Report {
         self.waits.remove(&task.index);
         self.ended.insert(task.index);
         let url = secret::redacted_text(task.spec.work.url());
-        match (&task.row.outcome, &task.row.task.error) {
+        match (task.row.outcome.as_deref(), &task.row.task.error) {
             (Some(Outcome::Download(download)), _) => {
                 self.succeeded += 1;
                 if !download.skipped {

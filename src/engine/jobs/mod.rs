@@ -6,12 +6,12 @@
 
 mod run;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::engine::command::{Admitted, JobCommand};
 use crate::engine::usage::{Part, Usages};
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, JobMap, JobSet};
 use crate::model::job::Job;
 use crate::model::quotas::Usage;
 use crate::model::storage::{Storage, StorageHold, UsedUp};
@@ -31,10 +31,11 @@ pub(crate) struct Visit {
 /// The jobs that memory knows.
 #[derive(Debug, Default)]
 pub(crate) struct JobTable {
-    runs: HashMap<JobId, JobRun>,
+    /// Apart from the table, which is the smaller and quicker to make larger: the jobs that wait are many.
+    runs: JobMap<Box<JobRun>>,
     visits: BTreeMap<JobId, Visit>,
     /// Jobs on their way to the store. Readers see them a moment before memory does.
-    arriving: HashSet<JobId>,
+    arriving: JobSet,
     /// The memory of all jobs that have not ended, roughly.
     bytes: usize,
     usages: Usages,
@@ -45,7 +46,7 @@ pub(crate) struct JobTable {
 impl JobTable {
     /// A job that has not ended.
     pub(crate) fn get(&self, job: JobId) -> Option<&JobRun> {
-        self.runs.get(&job)
+        self.runs.get(&job).map(|run| &**run)
     }
 
     /// A job that has not ended.
@@ -159,7 +160,7 @@ impl JobTable {
         self.usages.add(run.counted);
         self.bytes += run.bytes();
         let (tenant, names) = (run.job.tenant.no, run.job.credentials.clone());
-        if let Some(before) = self.runs.insert(job, run) {
+        if let Some(before) = self.runs.insert(job, Box::new(run)) {
             self.bytes -= before.bytes();
             self.usages.subtract(before.counted);
             self.unname(&before.job);
@@ -185,7 +186,7 @@ impl JobTable {
         if self.usages.stale() > 2 * self.runs.len() + TABLE_MIN {
             self.settle_usages();
         }
-        Some(run)
+        Some(*run)
     }
 
     /// As [`JobTable::remove`], for a job that is to be taken in as the store has it: what it keeps is counted by that.
@@ -221,7 +222,7 @@ impl JobTable {
         let visits = std::mem::take(&mut self.visits).into_values().flat_map(|visit| visit.waiting);
         // In an order that a simulation can repeat.
         let runs: BTreeMap<_, _> = self.runs.iter_mut().collect();
-        let deferred = runs.into_values().filter_map(JobRun::ongoing).flat_map(|activity| {
+        let deferred = runs.into_values().filter_map(|run| run.ongoing()).flat_map(|activity| {
             let asked = activity.asked.drain(..).map(Deferred::Command);
             activity.deferred.drain(..).chain(asked)
         });
@@ -234,12 +235,12 @@ impl JobTable {
 
     /// The jobs that have not ended.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&JobId, &JobRun)> {
-        self.runs.iter()
+        self.runs.iter().map(|(id, run)| (id, &**run))
     }
 
     /// Compares the counts of each job with what runs of it. Slow: simulations call it after each step.
     pub(crate) fn check(&self, running: impl Fn(JobId) -> usize) -> Result<(), String> {
-        let bytes = self.runs.values().map(JobRun::bytes).sum::<usize>();
+        let bytes = self.runs.values().map(|run| run.bytes()).sum::<usize>();
         if bytes != self.bytes {
             return Err(format!("the jobs take {bytes} bytes, and {} are counted", self.bytes));
         }
@@ -249,7 +250,9 @@ impl JobTable {
         }
         self.usages.check(self.runs.values().map(|run| run.counted))?;
         let named = |run: &JobRun| run.job.credentials.len();
-        if self.naming.values().map(BTreeSet::len).sum::<usize>() != self.runs.values().map(named).sum::<usize>() {
+        if self.naming.values().map(BTreeSet::len).sum::<usize>()
+            != self.runs.values().map(|run| named(run)).sum::<usize>()
+        {
             return Err(format!("{:?} is noted of the credentials that jobs name", self.naming));
         }
         for (id, run) in &self.runs {

@@ -1,4 +1,4 @@
-//! The batch as it goes to the store: each row once, the latest, and watchers before callers.
+//! The batch as it goes to the store: each row once, the latest, and watchers before callers, starts before what followed them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -36,6 +36,10 @@ impl Outbox {
             |row: &AccessRow| matches!(row, AccessRow::Principal(_) | AccessRow::Tenant(_) | AccessRow::Required);
         let has_others = batch.access.iter().any(is_other);
         all.extend((!batch.access.is_empty()).then(|| Effect::BookStored(book.clone(), has_others)));
+        // A start is there when the end of the same task is published: who is told of both is told of it first.
+        let (notices, effects): (Vec<Effect>, Vec<Effect>) =
+            effects.into_iter().partition(|effect| matches!(effect, Effect::Notify(..)));
+        all.extend(notices);
         for id in dirty {
             let Some(job) = row(id) else { continue };
             if !in_pieces(id) {
@@ -101,11 +105,12 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::engine::hub::Notice;
     use crate::model::access::AccessAnswer;
-    use crate::model::spec::JobSpec;
+    use crate::model::spec::{FetchSpec, JobSpec, TaskOptions, TaskSpec, Work};
     use crate::model::task::{Task, TaskEvent, TaskState};
     use crate::model::time::Timestamp;
-    use crate::store::TaskRow;
+    use crate::store::{StoredTask, TaskRow};
 
     fn id(index: u32) -> TaskId {
         TaskId { job: JobId(uuid::Uuid::nil()), index }
@@ -142,6 +147,19 @@ mod tests {
         assert_eq!(sealed.effects.len(), 4);
         outbox.then(Effect::AccessStored(AccessAnswer::Done, oneshot::channel().0));
         assert_eq!(outbox.seal(|_| None, |_| false, &book).effects.len(), 1, "nothing was put into it");
+    }
+
+    #[test]
+    fn a_start_is_told_before_what_is_published_of_its_job() {
+        let mut outbox = Outbox::new();
+        let job = Arc::new(Job::new(id(0).job, JobSpec::default(), 1, Timestamp(1)));
+        outbox.changed(job.id);
+        let fetch = Work::Fetch(FetchSpec::default());
+        let spec = Arc::new(TaskSpec { key: String::new(), work: fetch, options: TaskOptions::default().into() });
+        let task = Arc::new(StoredTask { index: 0, lane: 0, spec, row: TaskRow::default() });
+        outbox.then(Effect::Notify(job.id, 0, Notice::Started(task)));
+        let sealed = outbox.seal(|_| Some(job.clone()), |_| false, &Arc::default());
+        assert!(matches!(sealed.effects.as_slice(), [Effect::Notify(..), Effect::Publish(..)]));
     }
 
     #[test]

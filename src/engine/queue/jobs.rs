@@ -49,7 +49,7 @@ impl Queue {
         task_timeout: Option<Duration>,
     ) {
         self.rotation.add_job(job, priority, cap, may_run);
-        self.jobs.insert(job, JobQueue { may_run, task_timeout, ..JobQueue::default() });
+        self.jobs.insert(job, Box::new(JobQueue { may_run, task_timeout, ..JobQueue::default() }));
     }
 
     /// Says for whom a job is done.

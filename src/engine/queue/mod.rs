@@ -35,7 +35,7 @@ use crate::engine::queue::lane::{Lane, Reading};
 use crate::engine::queue::rotation::{Candidate, Rotation};
 use crate::engine::queue::task::{BatchNumber, Held, HeldBack, Queued, Running};
 use crate::model::host::Host;
-use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
+use crate::model::ids::{Fence, JobId, JobMap, TaskId, TaskIndex};
 use crate::model::spec::TaskSpec;
 use crate::model::time::Timestamp;
 use crate::store::{DueTask, LaneNumber};
@@ -73,7 +73,7 @@ struct Misshared {
 #[derive(Debug)]
 pub(crate) struct Queue {
     rotation: Rotation,
-    jobs: HashMap<JobId, JobQueue>,
+    jobs: JobMap<Box<JobQueue>>,
     running: BTreeMap<TaskId, Running>,
     backoffs: Backoffs,
     waiting_for_hosts: BTreeMap<DueTask, HeldBack>,
@@ -120,7 +120,7 @@ impl Queue {
     pub(crate) fn new(bounds: Bounds) -> Queue {
         Queue {
             rotation: Rotation::default(),
-            jobs: HashMap::new(),
+            jobs: JobMap::default(),
             running: BTreeMap::new(),
             backoffs: Backoffs::new(bounds.backoffs, bounds.queue_bytes / 4),
             waiting_for_hosts: BTreeMap::new(),

@@ -48,7 +48,7 @@ impl Queue {
         self.reads = self.reads.saturating_sub(1);
         let load = self.serial();
         let queue = self.jobs.get_mut(&read.job)?;
-        let JobQueue { lanes, held, may_run, .. } = queue;
+        let JobQueue { lanes, held, may_run, .. } = &mut **queue;
         let lane = lanes.get_mut(read.lane as usize)?;
         let Reading::UnderWay(under_way) = &mut lane.reading else { return None };
         if under_way.number != read.number {

@@ -23,12 +23,12 @@ impl Scheduler {
     pub(super) async fn begin_commits(&mut self) -> bool {
         let before = self.attempts.len() + self.ends.len();
         // What makes room does not wait in one batch with what needs some.
-        if self.removals.is_none() && self.is_blocked() {
-            if !self.removals_rest {
+        if self.removals.in_flight.is_none() && self.is_blocked() {
+            if !self.removals.rest {
                 self.add_purges();
             }
             if let Some(sealed) = self.outbox.seal_removals() {
-                self.removals = self.send(sealed, true).await;
+                self.removals.in_flight = self.send(sealed, true).await;
             }
         }
         self.take_what_waited();
@@ -81,14 +81,21 @@ impl Scheduler {
     }
 
     pub(super) fn removals_done(&mut self, result: Result<Committed, StoreError>) -> Result<(), StoreError> {
-        let Some(InFlight { number, effects, ended, .. }) = self.removals.take() else { return Ok(()) };
+        let Some(InFlight { number, effects, ended, .. }) = self.removals.in_flight.take() else { return Ok(()) };
         match result {
-            Ok(committed) => self.perform(number, effects, &ended, committed),
+            Ok(committed) => {
+                if std::mem::take(&mut self.removals.fail) {
+                    tracing::info!("deletions are stored again");
+                }
+                self.perform(number, effects, &ended, committed);
+            }
             Err(StoreError::Fatal(why)) => return Err(StoreError::Fatal(why)),
-            // There was no room even for this: it is tried again with the next ones.
+            // There was no room even for this: it is tried again with the next ones, each second perhaps.
             Err(error) => {
-                tracing::warn!("deletions were not stored: {error}");
-                self.removals_rest = true;
+                if !std::mem::replace(&mut self.removals.fail, true) {
+                    tracing::warn!("deletions were not stored, and are tried again: {error}");
+                }
+                self.removals.rest = true;
                 self.timers.set(self.now().plus(REMOVALS_REST), Timer::Removals);
                 for effect in effects {
                     self.retry_removal(effect, &error);

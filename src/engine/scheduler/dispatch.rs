@@ -8,8 +8,9 @@ use url::Url;
 
 use crate::engine::attempt::Launch;
 use crate::engine::effect::Effect;
+use crate::engine::feed::Active;
 use crate::engine::figures;
-use crate::engine::hub::{Active, Notice};
+use crate::engine::hub::Notice;
 use crate::engine::queue::Admission;
 use crate::engine::queue::task::{Queued, Running};
 use crate::engine::scheduler::{DISK_LOOK, Scheduler};
@@ -195,6 +196,7 @@ impl Scheduler {
         let Some(run) = self.jobs.get_mut(job) else { return };
         let is_download = matches!(task.spec.work, Work::Download(_));
         run.job_mut().downloads |= is_download;
+        self.job_started(job, now);
         let claim = Claim { id, task: row.task.clone(), attempt_start: now };
         let bytes = task.spec.memory_bytes() + row.memory_bytes();
         let notice = self.publish_start(job, StoredTask { index: id.index, lane, spec: task.spec, row }, meter);
@@ -204,13 +206,13 @@ impl Scheduler {
             self.runner.metrics.task_started(now.since(ready));
         }
         self.runner.spawn(&mut self.attempts, launch);
-        self.job_started(job, now);
     }
 
     fn publish_start(&mut self, job: JobId, task: StoredTask, meter: Arc<Meter>) -> Effect {
-        let (index, spec, row) = (task.index, task.spec.clone(), Arc::new(task.row.clone()));
-        self.hub.started(job, index, Active { spec, row, meter, since: Instant::now() });
-        Effect::Notify(job, Notice::Started(Arc::new(task)))
+        let (index, task) = (task.index, Arc::new(task));
+        self.hub.started(job, index, Active { task: task.clone(), meter, since: Instant::now() });
+        let after = self.jobs.get(job).map(|run| run.job.sequence).unwrap_or_default();
+        Effect::Notify(job, after, Notice::Started(task))
     }
 
     fn job_started(&mut self, job: JobId, now: Timestamp) {

@@ -21,10 +21,10 @@ use crate::model::group::Verdict;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::job::{Change, JobEvent, Stop};
-use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, Outcome};
+use crate::model::outcome::{ATTEMPT_LOG_MAX, Attempt, AttemptEnd, AttemptReport, Outcome};
 use crate::model::progress::Held;
 use crate::model::retry::{self, Decision};
-use crate::model::spec::Options;
+use crate::model::spec::{Options, TaskOptions};
 use crate::model::task::{TaskEvent, TaskState};
 use crate::model::time::Timestamp;
 use crate::store::{StoredTask, TaskMove, TaskRow};
@@ -54,9 +54,8 @@ impl Scheduler {
             return tracing::warn!(task = %id, "a late end of attempt {} is dropped", ended.fence);
         };
         self.hub.stopped(id.job, id.index);
-        let options = Options::of(&run.job.spec.defaults, &running.spec);
         let chance = self.rng.random::<f64>();
-        let (event, outcome) = meaning(&running, &options, &ended, run.job.stop.as_ref(), now, chance);
+        let event = meaning(&running, &run.job.spec.defaults, &ended, run.job.stop.as_ref(), now, chance);
         if matches!(event, TaskEvent::Failed(..) | TaskEvent::BackedOff(..)) {
             let url = Url::parse(&ended.report.url).ok().and_then(|url| Host::of(&url));
             if let Some(host) = url.or_else(|| self.queue.host_of(id.job, running.lane).cloned()) {
@@ -77,13 +76,15 @@ impl Scheduler {
             spans::attempt(traces, &run.job, &running, &ended, (&event, seen), now);
         }
         let before = running.row.held_of(&running.spec.work, run.job.parts_gone).bytes;
-        note_attempt(&mut running.row, (running.attempt_start, before), &ended, &event, now);
-        if is_echo(&ended.end) {
+        let Ended { end, report, body, .. } = ended;
+        note_attempt(&mut running.row, (running.attempt_start, before), &end, report, &event, now);
+        if is_echo(&end) {
             // What came before it may be the other half of what was echoed.
             self.outbox.batch().dropped_pages.push(id);
         }
-        if outcome.is_some() {
-            ended.body.into_iter().for_each(|body| self.outbox.page(body));
+        let outcome = if let AttemptEnd::Done(outcome) = end { Some(Arc::new(outcome)) } else { None };
+        if let Some(body) = body.filter(|_| outcome.is_some()) {
+            self.outbox.page(body);
         }
         self.moved(id, running, event, outcome, wait, now);
         if let Some(is_cancelled) = withdrawn {
@@ -96,7 +97,7 @@ impl Scheduler {
         id: TaskId,
         mut running: Running,
         event: TaskEvent,
-        outcome: Option<Outcome>,
+        outcome: Option<Arc<Outcome>>,
         wait: Option<Wait>,
         now: Timestamp,
     ) {
@@ -110,7 +111,7 @@ impl Scheduler {
         if !run.job_mut().counts.try_move(TaskState::Running, state, 1) {
             return self.contradicted(id.job, &format!("no task was counted as running, and task {} ran", id.index));
         }
-        let (bytes, is_skipped) = outcome.as_ref().map_or((0, false), outcome_bytes);
+        let (bytes, is_skipped) = outcome.as_deref().map_or((0, false), outcome_bytes);
         run.job_mut().ended_bytes += bytes;
         run.job_mut().skipped_bytes += if is_skipped { bytes } else { 0 };
         running.row.outcome = outcome;
@@ -135,7 +136,8 @@ impl Scheduler {
         let wait = match row.task.state {
             TaskState::BackingOff => {
                 let task = StoredTask { index: id.index, lane, spec: spec.clone(), row: row.clone() };
-                self.outbox.then(Effect::Notify(id.job, Notice::BackingOff(Arc::new(task))));
+                let after = self.jobs.get(id.job).map(|run| run.job.sequence).unwrap_or_default();
+                self.outbox.then(Effect::Notify(id.job, after, Notice::BackingOff(Arc::new(task))));
                 Some(Wait::Backoff(row.task.due.unwrap_or_default()))
             }
             _ => wait,
@@ -306,31 +308,31 @@ fn outcome_bytes(outcome: &Outcome) -> (u64, bool) {
 /// such a job may wait for another attempt.
 fn meaning(
     running: &Running,
-    options: &Options,
+    defaults: &TaskOptions,
     ended: &Ended,
     stop: Option<&Stop>,
     now: Timestamp,
     chance: f64,
-) -> (TaskEvent, Option<Outcome>) {
+) -> TaskEvent {
     let fence = running.fence;
     let attempt = running.row.task.attempts;
+    // Nearly all attempts succeed, which no option has to do with.
+    let options = || Options::of(defaults, &running.spec);
     match (&ended.end, stop, running.cause.get()) {
-        (AttemptEnd::Done(outcome), ..) => (TaskEvent::Succeeded(fence), Some(outcome.clone())),
-        (_, Some(stop), _) => (TaskEvent::Cancelled(TaskError { attempt, ..stop.task_error() }), None),
-        _ if let Some(error) = &running.withdrawn => {
-            (TaskEvent::Cancelled(TaskError { attempt, ..error.clone() }), None)
-        }
-        (AttemptEnd::Failed(failure), None, Some(_)) if must_count(options, failure) || is_echo(&ended.end) => {
-            (failed(running, options, failure, now, chance), None)
+        (AttemptEnd::Done(_), ..) => TaskEvent::Succeeded(fence),
+        (_, Some(stop), _) => TaskEvent::Cancelled(TaskError { attempt, ..stop.task_error() }),
+        _ if let Some(error) = &running.withdrawn => TaskEvent::Cancelled(TaskError { attempt, ..error.clone() }),
+        (AttemptEnd::Failed(failure), None, Some(_)) if must_count(&options(), failure) || is_echo(&ended.end) => {
+            failed(running, &options(), failure, now, chance)
         }
         (_, None, Some(Cause::Drain | Cause::Pause | Cause::Reload | Cause::Stop(_) | Cause::Withdrawn))
         | (AttemptEnd::NoSpace { .. } | AttemptEnd::Failed(Failure { paused_until: Some(_), .. }), None, None) => {
-            (TaskEvent::GivenBack(fence), None)
+            TaskEvent::GivenBack(fence)
         }
-        (AttemptEnd::Failed(failure), None, None) => (failed(running, options, failure, now, chance), None),
+        (AttemptEnd::Failed(failure), None, None) => failed(running, &options(), failure, now, chance),
         (AttemptEnd::Stopped, None, None) => {
             let failure = Failure::retryable(FailureReason::Internal, "the attempt stopped without being asked to");
-            (failed(running, options, &failure, now, chance), None)
+            failed(running, &options(), &failure, now, chance)
         }
     }
 }
@@ -401,13 +403,14 @@ fn description(event: &TaskEvent) -> String {
 fn note_attempt(
     row: &mut TaskRow,
     (start_time, before): (Timestamp, u64),
-    ended: &Ended,
+    end: &AttemptEnd,
+    report: AttemptReport,
     event: &TaskEvent,
     now: Timestamp,
 ) {
-    let has_more = ended.report.held_bytes > before;
-    let has_less = ended.report.held_bytes < before && matches!(ended.end, AttemptEnd::NoSpace { .. });
-    if wait_after(&ended.end, event).is_some() && !has_more && !has_less {
+    let has_more = report.held_bytes > before;
+    let has_less = report.held_bytes < before && matches!(end, AttemptEnd::NoSpace { .. });
+    if wait_after(end, event).is_some() && !has_more && !has_less {
         return;
     }
     let error = match event {
@@ -416,7 +419,7 @@ fn note_attempt(
         }
         _ => None,
     };
-    row.log.push(Attempt { number: row.task.attempts, start_time, end_time: now, report: ended.report.clone(), error });
+    row.log.push(Attempt { number: row.task.attempts, start_time, end_time: now, report, error });
     let surplus = row.log.len().saturating_sub(ATTEMPT_LOG_MAX);
     row.log.drain(..surplus);
 }

@@ -55,9 +55,12 @@ impl Scheduler {
         self.hub.forget_unwatched();
         self.looks.for_removable = true;
         let (store, now, deleted_left) = (self.runner.store.clone(), self.now(), self.looks.deleted_left);
+        let files = self.runner.files.clone();
         self.reads.spawn(async move {
             let read = async {
                 let expired = store.expired_jobs(now, JOBS_MAX).await?;
+                // Their rows say where parts of theirs are, and are there for a moment more.
+                files.drop_left_of(expired.iter().map(|(job, _)| *job)).await?;
                 let deleted = if deleted_left { store.deleted_jobs(JOBS_MAX).await? } else { Vec::new() };
                 Ok::<_, StoreError>(Removable { expired, deleted })
             };

@@ -24,6 +24,7 @@ impl Scheduler {
     /// A batch is on its way: the next one takes what waited for it. Pages fill half of it at first, then come ends, and what is left
     /// is for more pages: neither may keep the others out of every batch.
     pub(super) fn take_what_waited(&mut self) {
+        self.take_crowded();
         self.take_incoming(Outbox::takes_many_pages);
         self.take_deferred_ends();
         self.take_ends();

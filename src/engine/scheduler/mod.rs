@@ -49,7 +49,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::engine::attempt::Ended;
 use crate::engine::bounds::Bounds;
-use crate::engine::command::{Admitted, Command, EngineError};
+use crate::engine::command::{Admitted, Command, EngineError, JobCommand};
 use crate::engine::credentials::Uses;
 use crate::engine::hub::Hub;
 use crate::engine::jobs::{JobRun, JobTable};
@@ -65,7 +65,7 @@ use crate::engine::scheduler::late_reads::LateReads;
 use crate::engine::scheduler::linger::Linger;
 use crate::engine::scheduler::parked::Parked;
 use crate::engine::scheduler::piece::Pieces;
-use crate::engine::scheduler::read::Read;
+use crate::engine::scheduler::read::{Found, Read};
 use crate::engine::scheduler::shared::Shared;
 use crate::engine::scheduler::survey::Survey;
 use crate::engine::timers::{Timer, Timers};
@@ -108,8 +108,10 @@ pub(crate) struct Scheduler {
     holds: Holds,
     /// Long work on jobs that goes on piece by piece, a bounded number of rows in each commit.
     pieces: Pieces,
-    /// Jobs of which named tasks are to be put back with the next commit.
-    named_retries: Vec<JobId>,
+    /// Jobs of which named tasks are to be put back with the next commit, and how many.
+    named_retries: Vec<(JobId, usize)>,
+    /// Retries of named tasks for which that commit has no room, with what the store has.
+    crowded: VecDeque<(JobId, Admitted<JobCommand>, Box<Found>)>,
     /// Jobs that are to be read again, because memory and store contradict each other about them.
     reloading: Vec<JobId>,
     /// Deleted jobs whose rows are being removed.
@@ -148,11 +150,19 @@ pub(crate) struct Scheduler {
     reads: JoinSet<Read>,
     link: WriterLink,
     in_flight: Option<InFlight>,
-    removals: Option<InFlight>,
-    /// Whether purges wait a moment, because there was no room even for them.
-    removals_rest: bool,
+    removals: Removals,
     /// The last batch that is durable.
     committed: BatchNumber,
+}
+
+/// Deletions and purges that go before everything else, since nothing else finds room.
+#[derive(Default)]
+struct Removals {
+    in_flight: Option<InFlight>,
+    /// Whether they wait a moment, because there was no room even for them.
+    rest: bool,
+    /// Whether those that were tried last were not stored, which is said once.
+    fail: bool,
 }
 
 /// The looks that the scheduler takes from time to time.
@@ -209,6 +219,7 @@ impl Scheduler {
             holds: Holds::default(),
             pieces: Pieces::default(),
             named_retries: Vec::new(),
+            crowded: VecDeque::new(),
             reloading: Vec::new(),
             purging: HashSet::new(),
             timers: Timers::default(),
@@ -233,8 +244,7 @@ impl Scheduler {
             reads: JoinSet::new(),
             link,
             in_flight: None,
-            removals: None,
-            removals_rest: false,
+            removals: Removals::default(),
             committed: 0,
         }
     }
@@ -247,7 +257,8 @@ impl Scheduler {
         while let Some(Admitted { command, .. }) = commands.recv().await {
             command.refuse(EngineError::Draining);
         }
-        for command in self.jobs.take_waiting() {
+        let crowded = self.crowded.drain(..).map(|(_, admitted, _)| admitted.command);
+        for command in crowded.chain(self.jobs.take_waiting()) {
             command.refuse(EngineError::Draining);
         }
         self.reads.shutdown().await;
@@ -291,7 +302,7 @@ impl Scheduler {
             tokio::select! {
                 biased;
                 result = answer_of(&mut self.in_flight) => self.commit_done(result)?,
-                result = answer_of(&mut self.removals) => self.removals_done(result)?,
+                result = answer_of(&mut self.removals.in_flight) => self.removals_done(result)?,
                 Some(ended) = self.attempts.next(gathers.is_some()), if takes_ends => self.attempt_ended(ended),
                 Some(read) = self.reads.join_next() => self.read_done(read)?,
                 count = commands.recv_many(&mut taken, COMMANDS_MAX), if roomy && has_callers => {
@@ -423,7 +434,7 @@ impl Scheduler {
                 Timer::Housekeeping => self.look_for_removals(),
                 Timer::DiskLook => self.look_for_space(),
                 Timer::LateRested(id) => self.late_rested(id),
-                Timer::Removals => self.removals_rest = false,
+                Timer::Removals => self.removals.rest = false,
                 Timer::Cut => {
                     self.is_cut = true;
                     self.queue.all_running().for_each(Running::cut);
@@ -485,7 +496,7 @@ impl Scheduler {
             && self.queue.running() == 0
             && self.attempts.is_empty()
             && self.in_flight.is_none()
-            && self.removals.is_none()
+            && self.removals.in_flight.is_none()
             && self.outbox.is_empty()
     }
 

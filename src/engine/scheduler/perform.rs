@@ -97,7 +97,7 @@ impl Scheduler {
                     self.hub.page_added(job);
                 }
                 Effect::Publish(job, events) => self.publish(job, events),
-                Effect::Notify(job, notice) => self.hub.notify(job, notice),
+                Effect::Notify(job, after, notice) => self.hub.notify(job, after, notice),
                 Effect::Claimed(_, stored) => stored.cancel(),
                 Effect::StopAttempts(job, cause) => self.stop_attempts(job, &cause),
                 effect @ (Effect::Swept { .. }

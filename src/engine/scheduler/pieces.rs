@@ -28,7 +28,7 @@ impl Scheduler {
         let mut jobs = HashSet::new();
         // The store does not keep which tasks were named, so they are put back in the commit that says that their job is
         // retried.
-        for job in std::mem::take(&mut self.named_retries) {
+        for (job, _) in std::mem::take(&mut self.named_retries) {
             jobs.extend(self.put_back(job, u32::MAX).then_some(job));
         }
         if self.draining {

@@ -43,7 +43,7 @@ pub(super) enum Read {
     /// The job that a request id stands for. Where the request was another one, that is the answer, with the id.
     Known {
         job: JobId,
-        found: Result<Option<Job>, StoreError>,
+        found: Box<Result<Option<Job>, StoreError>>,
         taken: Option<String>,
         otherwise: Otherwise,
         reply: Reply<Arc<Job>>,

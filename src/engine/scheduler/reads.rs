@@ -61,7 +61,7 @@ impl Scheduler {
                 Ok(None) => answer(reply, Err(otherwise)),
                 Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
             },
-            Read::Known { job, found, taken, otherwise, reply } => match (found, taken) {
+            Read::Known { job, found, taken, otherwise, reply } => match (*found, taken) {
                 (Ok(Some(_)), Some(request_id)) => answer(reply, Err(EngineError::RequestIdTaken(request_id))),
                 (Ok(Some(job)), None) => answer(reply, Ok(job.into())),
                 (Ok(None), _) => self.deleted_meanwhile(job, otherwise, reply),
@@ -136,7 +136,7 @@ impl Scheduler {
         }
         let store = self.runner.store.clone();
         self.reads.spawn(async move {
-            let found = caught(patiently(|| store.visit(job))).await;
+            let found = Box::new(caught(patiently(|| store.visit(job))).await);
             Read::Known { job, found, taken, otherwise, reply }
         });
     }

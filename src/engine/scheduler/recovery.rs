@@ -86,8 +86,10 @@ impl Scheduler {
                 break;
             }
         }
-        let jobs: BTreeSet<JobId> = self.jobs.iter().map(|(id, _)| *id).collect();
-        for job in jobs {
+        // Few of them are, so that not all of them are looked up once more.
+        let done: BTreeSet<JobId> =
+            self.jobs.iter().filter(|(_, run)| run.settles().is_some()).map(|(id, _)| *id).collect();
+        for job in done {
             self.settle_if_done(job);
         }
         self.recover_parts().await;

@@ -64,6 +64,9 @@ impl Scheduler {
             return self.next_visitor(id);
         }
         let found = match found {
+            Ok(found) if self.is_crowded(&found) => {
+                return self.crowded.push_back((id, Admitted { command, by, room }, found));
+            }
             Ok(found) => found,
             Err(error) => {
                 command.refuse(EngineError::Store(error.to_string()));
@@ -136,6 +139,23 @@ impl Scheduler {
         Ok(Some(retriable))
     }
 
+    /// Whether a retry names more tasks than the batch has room for beside those of others: all that one names are put back at once,
+    /// but nobody waits for many such retries behind each other.
+    fn is_crowded(&self, found: &Found) -> bool {
+        let Some(Ok(Retriable { which: TaskChoice::These(these), .. })) = &found.retry else { return false };
+        let rows: usize = self.named_retries.iter().map(|(_, rows)| rows).sum();
+        rows > 0 && rows + these.len() > self.bounds.piece_rows as usize
+    }
+
+    /// Takes the retries for which an earlier batch had no room.
+    pub(super) fn take_crowded(&mut self) {
+        while self.crowded.front().is_some_and(|(.., found)| !self.is_crowded(found))
+            && let Some((id, admitted, found)) = self.crowded.pop_front()
+        {
+            self.visited(id, admitted, Ok(found));
+        }
+    }
+
     /// After its end a job publishes nothing more: only what is read of it changes.
     fn update_ended(&mut self, mut job: Job, patch: &JobPatch, by: &Actor, reply: Reply<Arc<Job>>) {
         patch.apply(&mut job, self.now());
@@ -186,7 +206,7 @@ impl Scheduler {
         if in_pieces {
             self.add_piece(Piece::Retry(id));
         } else {
-            self.named_retries.push(id);
+            self.named_retries.push((id, tasks as usize));
         }
         for admitted in waiting {
             self.job_command(id, admitted);

@@ -241,6 +241,16 @@ impl PathPrefix {
     }
 }
 
+impl PathPrefix {
+    /// Returns why no URL is below this path; `None` where some are. One that is stored is read all the same.
+    pub fn objection(&self) -> Option<&'static str> {
+        is_ambiguous(&self.0).then_some(
+            "can be no part of a URL that a credential goes to; leave out `%25`, percent-encoded control characters, bytes \
+             that are no UTF-8, and a `%` without two digits",
+        )
+    }
+}
+
 impl FromStr for PathPrefix {
     type Err = BadPattern;
 

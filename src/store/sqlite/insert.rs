@@ -3,6 +3,9 @@
 //! An awaited statement costs tens of microseconds and a row a few, so a table's rows of a batch go in together. The
 //! texts have fixed numbers of rows, that each is prepared once and cached. The last statement is filled up with rows of
 //! NULL, which its condition leaves out: 63 rows are one statement, not nine.
+//!
+//! A statement that fails leaves what it has inserted so far (`OR FAIL`), since its transaction or savepoint is rolled back
+//! whole. To be able to undo the statement alone, `SQLite` would copy each page before it is changed.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +18,7 @@ use sqlx::{Arguments, AssertSqlSafe, Either, Execute, Executor as _, Sqlite, Sql
 use crate::store::sqlite::errors::Fault;
 
 /// Numbers of rows that a text may have. The largest stays far below `SQLite`'s limit of 32,766 parameters.
-pub(super) const SIZES: [usize; 5] = [1, 4, 16, 64, 256];
+pub(super) const SIZES: [usize; 7] = [1, 4, 8, 16, 32, 64, 256];
 
 /// An insert into one table. The first column must never be NULL.
 pub(super) struct Insert {
@@ -77,7 +80,7 @@ impl Insert {
         // Writing to a string does not fail.
         let _ = write!(
             text,
-            "INSERT INTO {} SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL {}",
+            "INSERT OR FAIL INTO {} SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL {}",
             self.head, self.tail
         );
         text
@@ -126,7 +129,7 @@ mod tests {
         let insert = Insert::new("t (a, b)", 2, "ON CONFLICT DO NOTHING");
         assert_eq!(
             &*insert.text(size_of_text(1)),
-            "INSERT INTO t (a, b) SELECT * FROM (VALUES (?,?)) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
+            "INSERT OR FAIL INTO t (a, b) SELECT * FROM (VALUES (?,?)) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
         );
         assert_eq!(insert.text(size_of_text(2)).matches("(?,?)").count(), 4);
         assert_eq!(insert.text(size_of_text(256)).matches("(?,?)").count(), 256);

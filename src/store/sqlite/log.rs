@@ -327,22 +327,33 @@ mod tests {
         sqlx::query(sql).bind(pages).execute(conn).await.unwrap();
     }
 
-    /// A reader that is there while the log was copied to its end, and over the next commit, keeps it from beginning anew.
-    #[tokio::test]
-    async fn a_log_that_a_reader_kept_from_beginning_anew_is_copied_again_soon() {
-        let dir = tempfile::tempdir().unwrap();
+    /// An empty table in a database whose commits do not copy its log, and what copies that from an eighth of `bound` pages on.
+    async fn empty(dir: &std::path::Path, bound: i64) -> (SqliteConnection, LogCopier) {
         let options = SqliteConnectOptions::new()
-            .filename(dir.path().join("x.db"))
+            .filename(dir.join("x.db"))
             .create_if_missing(true)
             .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
             .pragma("wal_autocheckpoint", "0");
         let mut writer = options.connect().await.unwrap();
         sqlx::query("CREATE TABLE t (b BLOB)").execute(&mut writer).await.unwrap();
-        let mut log = LogCopier::new(options, (COPIES * MEANWHILE) as u64);
-        write(&mut writer, MEANWHILE).await;
+        (writer, LogCopier::new(options, bound as u64))
+    }
+
+    /// Somebody who reads the database as it is now.
+    async fn reader(log: &LogCopier) -> SqliteConnection {
         let mut reader = log.options.connect().await.unwrap();
         sqlx::query("BEGIN").execute(&mut reader).await.unwrap();
         let _: i64 = sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(&mut reader).await.unwrap();
+        reader
+    }
+
+    /// A reader that is there while the log was copied to its end, and over the next commit, keeps it from beginning anew.
+    #[tokio::test]
+    async fn a_log_that_a_reader_kept_from_beginning_anew_is_copied_again_soon() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, mut log) = empty(dir.path(), COPIES * MEANWHILE).await;
+        write(&mut writer, MEANWHILE).await;
+        let reader = reader(&log).await;
         while log.tries == 0 {
             log.look(&mut writer).await.unwrap();
             tokio::task::yield_now().await;
@@ -365,19 +376,10 @@ mod tests {
     #[tokio::test]
     async fn little_is_left_to_the_connection_that_writes() {
         let dir = tempfile::tempdir().unwrap();
-        let options = SqliteConnectOptions::new()
-            .filename(dir.path().join("x.db"))
-            .create_if_missing(true)
-            .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
-            .pragma("wal_autocheckpoint", "0");
-        let mut writer = options.connect().await.unwrap();
-        sqlx::query("CREATE TABLE t (b BLOB)").execute(&mut writer).await.unwrap();
-        let mut log = LogCopier::new(options, (4 * COPIES * MEANWHILE) as u64);
+        let (mut writer, mut log) = empty(dir.path(), 4 * COPIES * MEANWHILE).await;
         write(&mut writer, 5 * MEANWHILE).await;
         // As if they came while it copies: it does not copy beyond what somebody reads.
-        let mut reader = log.options.connect().await.unwrap();
-        sqlx::query("BEGIN").execute(&mut reader).await.unwrap();
-        let _: i64 = sqlx::query_scalar("SELECT count(*) FROM t").fetch_one(&mut reader).await.unwrap();
+        let reader = reader(&log).await;
         write(&mut writer, MEANWHILE).await;
         log.look(&mut writer).await.unwrap();
         let through = log.under_way.join_next().await.unwrap().unwrap();

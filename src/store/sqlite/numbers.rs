@@ -1,11 +1,10 @@
 //! The internal numbers of jobs, as the writer knows them, and the keys made of them.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use sqlx::SqliteConnection;
 
-use crate::model::ids::{JobId, TaskId};
+use crate::model::ids::{JobId, JobMap, TaskId};
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::script::Script;
@@ -36,7 +35,7 @@ struct Known {
 
 /// The numbers that the writer hands out, and those that it needs at hand.
 pub(super) struct Numbers {
-    known: HashMap<JobId, Known>,
+    known: JobMap<Known>,
     /// Numbers that no job has.
     free: RangeInclusive<i64>,
     next_body: i64,
@@ -47,7 +46,7 @@ impl Numbers {
     pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Numbers, sqlx::Error> {
         let sql = "SELECT (SELECT coalesce(max(no), 0) FROM jobs), (SELECT coalesce(max(id), 0) FROM bodies)";
         let (job, body): (i64, i64) = sqlx::query_as(sql).fetch_one(conn).await?;
-        Ok(Numbers { known: HashMap::new(), free: job + 1..=NUMBER_MAX, next_body: body + 1 })
+        Ok(Numbers { known: JobMap::default(), free: job + 1..=NUMBER_MAX, next_body: body + 1 })
     }
 
     /// A number for a new job. A number that a failed batch took is given again after the others.

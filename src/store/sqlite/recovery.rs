@@ -20,6 +20,10 @@ use crate::store::{CutAttempt, CutPage, DuePage, DueTask, Recovered, StoreError}
 /// Jobs of one part. Small ones reach it long before 4 MiB: a part takes several times its text while it is read, and the next
 /// one is read while it is taken in.
 const JOBS_MAX: u32 = 1024;
+/// Lanes up to which it costs more to look how long they are than to take them to be as long as a host can be.
+const FEW_LANES: u32 = 8;
+/// The bytes of a lane whose host is as long as it can be.
+const LANE_BYTES_MAX: u32 = 270;
 /// Attempts of one part.
 const CLAIMS_MAX: u32 = 4096;
 
@@ -37,8 +41,9 @@ pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Rec
         };
         let unfinished: Vec<String> = (1..=4).map(in_state).collect();
         let places = format!(
-            "SELECT f.no AS id, octet_length(j.moving) + octet_length(p.spec) + coalesce(2 * octet_length(p.sealed), 0) + coalesce((SELECT \
-             sum(octet_length(l.host) + 8) FROM lanes l WHERE l.id BETWEEN (f.no << 32) AND ((f.no << 32) | 4294967295)), 0) \
+            "SELECT f.no AS id, octet_length(j.moving) + octet_length(p.spec) + coalesce(2 * octet_length(p.sealed), 0) + \
+             CASE WHEN j.total <= {FEW_LANES} THEN j.total * {LANE_BYTES_MAX} ELSE coalesce((SELECT \
+             sum(octet_length(l.host) + 8) FROM lanes l WHERE l.id BETWEEN (f.no << 32) AND ((f.no << 32) | 4294967295)), 0) END \
              AS bytes FROM ({} ORDER BY name LIMIT {JOBS_MAX}) f CROSS JOIN jobs j ON j.no = f.no \
              CROSS JOIN job_specs p ON p.job = f.no",
             unfinished.join(" UNION ALL ")

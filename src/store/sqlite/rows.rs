@@ -333,7 +333,7 @@ impl StateLine {
     pub(super) fn into_row(self) -> TaskRow {
         let StateLine(State(state), attempts, fence, crashes, due, start_time, end_time, error, outcome, log) = self;
         let task = Task { state, attempts, fence, crashes, due, start_time, end_time, error };
-        TaskRow { task, log: log.unwrap_or_default(), outcome }
+        TaskRow { task, log: log.unwrap_or_default(), outcome: outcome.map(Arc::new) }
     }
 }
 

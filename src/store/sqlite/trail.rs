@@ -199,6 +199,12 @@ type Pruned = (i64, Vec<u8>, i64);
 
 /// Removes the oldest rows, where they are older than `time` or among the first `surplus` bytes. Returns what they took.
 async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, surplus: u64, limit: i64) -> Result<u64, Fault> {
+    // Mostly none is: then the oldest one is all that is looked at.
+    let sql = "SELECT time FROM audit ORDER BY seq LIMIT 1";
+    let oldest: Option<i64> = sqlx::query_scalar(sql).fetch_optional(&mut *conn).await?;
+    if surplus == 0 && oldest.is_none_or(|oldest| oldest >= time) {
+        return Ok(0);
+    }
     let sql = "SELECT seq, chain, upto FROM (SELECT seq, time, chain, own, sum(own) OVER (ORDER BY seq) AS upto FROM \
                (SELECT seq, time, chain, octet_length(row) + ?4 AS own FROM audit ORDER BY seq LIMIT ?1 + 0)) \
                WHERE time < ?2 OR upto - own < ?3 ORDER BY seq DESC LIMIT 1";

@@ -3,6 +3,7 @@
 //! Invariant: when a commit returns an error, the transaction is rolled back, or the writer refuses all further work
 //! because nobody can say what became of it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct SqliteWriter {
     pub(super) leaves_log: bool,
     /// Whether there may be free pages to return to the file system.
     has_free_pages: bool,
+    /// What only saves room and has failed when it was tried last.
+    failing: BTreeSet<&'static str>,
     /// None for a scratch store.
     pub(super) reserve: Option<Reserve>,
     /// The last row of the audit, once it is known.
@@ -68,6 +71,7 @@ impl SqliteWriter {
             log,
             leaves_log: false,
             has_free_pages: false,
+            failing: BTreeSet::new(),
             reserve,
             last_audited: None,
             retention: Retention::default(),
@@ -214,6 +218,8 @@ impl SqliteWriter {
         {
             self.log.rest();
             tracing::warn!(%error, "the log of the store could not be copied between commits");
+            // A transaction that it began and could not end would be taken for that of the next batch. An error stays noted.
+            let _ = self.end_transaction().await;
         }
     }
 
@@ -246,10 +252,14 @@ impl SqliteWriter {
         self.roll_back(batch).await.and(Err(error))
     }
 
-    /// `SQLite` may have rolled back by itself; then there is nothing to roll back, which is as good.
     pub(super) async fn roll_back(&mut self, batch: &Batch) -> Result<(), StoreError> {
         self.numbers.forget(batch.submissions.iter().map(|new| new.job.id));
         self.numbers.forget(batch.additions.iter().map(|addition| addition.job));
+        self.end_transaction().await
+    }
+
+    /// ROLLBACK. `SQLite` may have rolled back by itself; then there is nothing to roll back, which is as good.
+    async fn end_transaction(&mut self) -> Result<(), StoreError> {
         match sqlx::query("ROLLBACK").execute(&mut self.conn).await {
             Err(error) if !error.to_string().contains("no transaction is active") => {
                 self.broken = Some(format!("a rollback failed ({error})"));
@@ -267,10 +277,14 @@ impl SqliteWriter {
         self.try_to("empty the log", CHECKPOINT).await;
     }
 
-    /// What only saves room: when it fails, the next purge tries again.
-    async fn try_to(&mut self, what: &str, pragma: &'static str) {
-        if let Err(error) = sqlx::query(pragma).execute(&mut self.conn).await {
-            tracing::warn!(%error, "the store could not {what}");
+    /// What only saves room: when it fails, the next purge tries again. On a full disk that may be each second: it is said once,
+    /// and when it is over.
+    async fn try_to(&mut self, what: &'static str, pragma: &'static str) {
+        match sqlx::query(pragma).execute(&mut self.conn).await {
+            Ok(_) if self.failing.remove(what) => tracing::info!("the store could {what} again"),
+            Ok(_) => {}
+            Err(error) if self.failing.insert(what) => tracing::warn!(%error, "the store could not {what}"),
+            Err(error) => tracing::debug!(%error, "the store could still not {what}"),
         }
     }
 
@@ -396,6 +410,39 @@ mod tests {
             longest = length;
         }
         Box::new(writer).close().await;
+    }
+
+    /// The next batch would begin within it and fail, as if the store could not be trusted.
+    #[tokio::test]
+    async fn a_transaction_that_a_look_at_the_log_leaves_open_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("haul.db"));
+        writer.log = LogCopier::new(options, 4);
+        // As if its end had failed. Within a transaction that has written, nothing is told of the log.
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut writer.conn).await.unwrap();
+        sqlx::query("DELETE FROM settings").execute(&mut writer.conn).await.unwrap();
+        writer.between_commits().await;
+        let batch = hosts(1);
+        writer.commit(&batch).await.unwrap();
+        assert_eq!(store.limits().await.unwrap(), batch.limits);
+        let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM settings").fetch_one(&mut writer.conn).await.unwrap();
+        assert!(kept > 1, "what was within it is rolled back");
+    }
+
+    /// A full disk may stay full for hours, and it is tried again each second.
+    #[tokio::test]
+    async fn what_fails_again_and_again_is_noted_until_it_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+        let tries = ["SELECT nothing", "SELECT nothing", VACUUM, VACUUM, "SELECT nothing"];
+        let mut noted = Vec::new();
+        for pragma in tries {
+            writer.try_to("return free pages", pragma).await;
+            noted.push(writer.failing.contains("return free pages"));
+        }
+        assert_eq!(noted, [true, true, false, false, true]);
+        assert_eq!(writer.failing.len(), 1);
     }
 
     /// Whoever waits for a batch does not wait for the room that its purges free, and the next one for a piece of it at most.

@@ -31,7 +31,7 @@ use crate::engine::queue::rotation::promises::Promises;
 use crate::engine::queue::rotation::rings::Rings;
 use crate::engine::queue::tight::push_tight;
 use crate::model::host::Host;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, JobMap};
 use crate::model::tenant::{Parties, Party, Share, TenantNo};
 use crate::store::LaneNumber;
 
@@ -49,7 +49,7 @@ struct Passed {
     /// How many lanes, by tenant.
     tenants: BTreeMap<TenantNo, usize>,
     /// How many lanes, by job.
-    looks: HashMap<JobId, usize>,
+    looks: JobMap<usize>,
     /// Jobs of which every ready lane was passed over: the pick does not come to them again.
     jobs: Vec<JobId>,
 }
@@ -66,7 +66,7 @@ impl Passed {
 /// The rotation over all jobs.
 #[derive(Debug, Default)]
 pub(crate) struct Rotation {
-    jobs: HashMap<JobId, JobEntry>,
+    jobs: JobMap<Box<JobEntry>>,
     rings: Rings,
     parking: Parking,
     /// Walks over parked lanes that are to look again, by host.
@@ -87,7 +87,7 @@ impl Rotation {
     pub(crate) fn add_job(&mut self, job: JobId, priority: i32, cap: u32, may_run: bool) {
         let entry = JobEntry::new(priority, cap, may_run);
         self.rings.join(entry.party.tenant);
-        self.jobs.insert(job, entry);
+        self.jobs.insert(job, Box::new(entry));
     }
 
     /// Forgets a job. Rings and hosts forget it when they come to it.
@@ -96,7 +96,7 @@ impl Rotation {
         self.rings.leave(entry.party.tenant, job, entry.running);
         let jobs = &self.jobs;
         self.rings.sweep(entry.party.tenant, |job, ticket| jobs.get(&job).is_some_and(|entry| entry.ticket == ticket));
-        self.forget_lanes(entry);
+        self.forget_lanes(*entry);
     }
 
     /// Says for whom a job is done. It has no work yet.

@@ -1,12 +1,10 @@
 //! Lanes that wait at hosts, and who is woken when a host has room.
 
-use std::collections::HashMap;
-
 use crate::engine::queue::parking::Step;
 use crate::engine::queue::rotation::Rotation;
 use crate::engine::queue::rotation::entry::{JobEntry, Place, Woken};
 use crate::model::host::Host;
-use crate::model::ids::JobId;
+use crate::model::ids::{JobId, JobMap};
 use crate::model::tenant::TenantNo;
 use crate::store::LaneNumber;
 
@@ -241,7 +239,7 @@ impl Rotation {
 }
 
 /// Whether the entry of a host with this ticket is that of the lane.
-pub(super) fn is_parked(jobs: &HashMap<JobId, JobEntry>, job: JobId, lane: LaneNumber, ticket: u64) -> bool {
+pub(super) fn is_parked(jobs: &JobMap<Box<JobEntry>>, job: JobId, lane: LaneNumber, ticket: u64) -> bool {
     let lane = jobs.get(&job).and_then(|entry| entry.lanes.get(lane as usize));
     lane.is_some_and(|lane| lane.is_parked_by(ticket))
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::{World, job};
 use crate::engine::queue::rotation::Standing;
 use crate::model::host::Host;
-use crate::model::tenant::Share;
+use crate::model::tenant::{Share, TenantNo};
 
 #[test]
 fn a_tenant_with_ten_tasks_goes_beside_one_with_ten_thousand() {
@@ -179,6 +179,22 @@ fn a_tenant_that_is_left_alone_at_a_host_that_is_paused_for_it_looks() {
     assert_eq!((world.running.len(), world.refused.as_slice()), (0, [job(1)].as_slice()));
 }
 
+/// Ends what runs of tenant 16, and then one task after another of the tenant that takes each place that is free.
+fn lose_every_place(world: &mut World, taker: TenantNo) {
+    let mut end_of = |tenant| {
+        let which = world.running.iter().position(|lane| world.tenant_of(lane.0) == tenant).unwrap();
+        world.end(which);
+        world.dispatch();
+        world.check();
+        world.running_of(16)
+    };
+    // Whoever waits longest is next, and the second time that is not the first tenant.
+    assert_eq!([end_of(16), end_of(16)], [1, 0]);
+    for _ in 0..40 {
+        end_of(taker);
+    }
+}
+
 /// Room is kept for a tenant that holds more than its share elsewhere, while another one takes each place that is free.
 #[test]
 fn room_is_not_kept_for_ever_for_a_tenant_whose_turn_does_not_come() {
@@ -191,20 +207,7 @@ fn room_is_not_kept_for_ever_for_a_tenant_whose_turn_does_not_come() {
     world.add_for(18, 3, &[(1, 100_000)]);
     world.dispatch();
     assert_eq!([16, 17, 18].map(|tenant| world.running_of(tenant)), [1, 10, 1]);
-    let end_of = |world: &mut World, tenant| {
-        let which = world.running.iter().position(|lane| world.tenant_of(lane.0) == tenant).unwrap();
-        world.end(which);
-        world.dispatch();
-        world.check();
-    };
-    // Whoever waits longest is next, and the second time that is not the first tenant.
-    end_of(&mut world, 16);
-    assert_eq!(world.running_of(16), 1);
-    end_of(&mut world, 16);
-    assert_eq!(world.running_of(16), 0);
-    for _ in 0..40 {
-        end_of(&mut world, 18);
-    }
+    lose_every_place(&mut world, 18);
     assert_eq!(world.running_of(16), 1, "its host has room, and nobody else comes to use it");
 }
 
@@ -223,20 +226,7 @@ fn room_is_not_kept_for_ever_for_a_job_of_low_priority() {
     world.add_for(17, 3, &[(1, 100_000)]);
     world.lanes.set_priority(job(3), 10);
     world.dispatch();
-    let end_of = |world: &mut World, tenant| {
-        let which = world.running.iter().position(|lane| world.tenant_of(lane.0) == tenant).unwrap();
-        world.end(which);
-        world.dispatch();
-        world.check();
-    };
-    // Whoever waits longest is next, and the second time that is not the first tenant.
-    end_of(&mut world, 16);
-    assert_eq!(world.running_of(16), 1);
-    end_of(&mut world, 16);
-    assert_eq!(world.running_of(16), 0);
-    for _ in 0..40 {
-        end_of(&mut world, 17);
-    }
+    lose_every_place(&mut world, 17);
     assert_eq!(world.running_of(16), 1);
 }
 
