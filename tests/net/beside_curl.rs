@@ -64,6 +64,9 @@ const BLANK_BEFORE_COLON: &str =
 /// RFC 9112, section 5.2: who reads a fold makes it a space before all else.
 const FOLDED: &str = "curl reads nothing behind a fold in the value of a line that frames the body";
 
+/// No size of a chunk begins with this.
+const NO_CHUNK: &[u8] = b"x";
+
 /// What curl says of a head with a line that is no header.
 const ODD_LINE: &str = "Header without colon";
 
@@ -239,7 +242,7 @@ impl Answer {
 
     fn of(seed: u64, nth: u64) -> Answer {
         let dice = Dice::new(seed ^ nth.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        Draft { dice, is_open: false, more_than_curl: None, otherwise: None }.answer()
+        Draft { dice, is_open: false, is_marked: false, more_than_curl: None, otherwise: None }.answer()
     }
 }
 
@@ -247,6 +250,8 @@ struct Draft {
     dice: Dice,
     /// The body ends with its connection.
     is_open: bool,
+    /// The content begins with [`NO_CHUNK`].
+    is_marked: bool,
     more_than_curl: Option<&'static str>,
     otherwise: Option<&'static str>,
 }
@@ -274,6 +279,9 @@ impl Draft {
         head.extend(self.line_end());
         let mut lines = self.lines();
         let (framing, body, mut end) = self.body(&content);
+        if self.is_marked {
+            content.splice(0..0, NO_CHUNK.iter().copied());
+        }
         if version == "HTTP/1.0" && self.dice.one_in(2) {
             lines.push(b"Connection: keep-alive\r\n".to_vec());
         }
@@ -431,9 +439,15 @@ impl Draft {
                 if odd.contains(":\r\n ") {
                     (self.more_than_curl, self.otherwise) = (Some(FOLDED), Some(FOLDED));
                 }
-                // Other content may look like chunks, too, and haul is right to read it so where it reads the line.
-                let is_chunked = odd.contains("chunked") && (self.otherwise.is_some() || self.dice.one_in(2));
-                let body = if is_chunked { self.chunks(content) } else { content.to_vec() };
+                let body = if !odd.contains("chunked") {
+                    content.to_vec()
+                } else if self.otherwise.is_some() || self.dice.one_in(2) {
+                    self.chunks(content)
+                } else {
+                    // Else it might look like chunks, which who reads the line would be right to read.
+                    self.is_marked = true;
+                    [NO_CHUNK, content].concat()
+                };
                 (vec![odd.replace('#', &length.to_string()).into_bytes()], body, End::Fin)
             }
         }
