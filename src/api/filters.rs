@@ -6,6 +6,7 @@ use crate::api::status::{Violations, shown};
 use crate::api::values;
 use crate::model::event::EventKind;
 use crate::model::failure::FailureReason;
+use crate::model::host::normal;
 use crate::model::ids::JobId;
 use crate::model::job::JobState;
 use crate::model::search::Search;
@@ -103,13 +104,14 @@ pub(crate) fn http_statuses(numbers: &[u32], path: &str, v: &mut Violations) -> 
     statuses.into_iter().collect()
 }
 
-/// Reads a host, with its port or for each of its ports.
+/// Reads a host, with its port or for each of its ports, as the URLs of tasks have it.
 pub(crate) fn host(text: &str, path: &str, v: &mut Violations) -> String {
     values::text(text, &path, HOST_BYTES_MAX, v);
     if text.contains(['/', '@', ' ']) {
         v.add(path, "must be `host` or `host:port`, as in `example.com:443`");
     }
-    text.to_ascii_lowercase()
+    // What no URL can have is found nowhere.
+    normal(text).unwrap_or_else(|| text.to_ascii_lowercase())
 }
 
 /// Reads which tasks a call is about that can act on those in the states `possible`.
@@ -152,6 +154,21 @@ fn task_filter(filter: &pb::TaskFilter, v: &mut Violations) -> TaskFilter {
 mod tests {
     use super::*;
     use crate::api::to_proto;
+
+    #[test]
+    fn a_host_is_found_however_it_is_spelt() {
+        for (text, expected) in [
+            ("LOCALHOST.:8080", "localhost:8080"),
+            ("0x7f.1:80", "127.0.0.1:80"),
+            ("b\u{fc}cher.example", "xn--bcher-kva.example"),
+            ("a:x", "a:x"),
+            ("", ""),
+        ] {
+            let mut v = Violations::default();
+            assert_eq!(host(text, "host", &mut v), expected);
+            assert!(v.is_empty(), "{text}");
+        }
+    }
 
     #[test]
     fn each_class_of_failure_has_its_number() {
