@@ -115,7 +115,8 @@ impl JobFiles {
                 }
             }
         }
-        self.note_left(job, is_left).await;
+        // A read that failed does not say that nothing is left.
+        self.note_left(job, is_left || from.is_some()).await;
         gone
     }
 
@@ -148,15 +149,21 @@ impl JobFiles {
                 }
             }
         }
-        self.note_left(job.id, false).await;
+        self.note_left(job.id, from.is_some()).await;
     }
 
     /// As [`JobFiles::drop_left`], for jobs whose time is over.
     pub(crate) async fn drop_left_of(&self, jobs: impl Iterator<Item = JobId>) -> Result<(), StoreError> {
         for job in jobs {
-            let is_left = self.left().contains(&job);
-            if is_left && let Some(job) = self.store.visit(job).await? {
-                self.drop_left(&job).await;
+            if !self.left().contains(&job) {
+                continue;
+            }
+            match self.store.visit(job).await {
+                Ok(Some(job)) if job.state.is_ended() => self.drop_left(&job).await,
+                Ok(_) => {}
+                // It is removed all the same, and keeps no other from that. Where its parts are nobody can tell.
+                Err(StoreError::Unreadable(why)) => tracing::warn!(%job, "part files are left: {why}"),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -216,7 +223,7 @@ impl JobFiles {
         root.inspect_err(|failure| tracing::warn!(job = %job.id, "files are left: {}", failure.message)).ok()
     }
 
-    /// The parts that some more tasks may have; `None` after the last.
+    /// The parts that some more tasks may have; `None` after the last, where `from` is `None` too, and where they cannot be read.
     async fn next_parts(
         &self,
         (job, parts_gone): (JobId, Option<Timestamp>),
@@ -233,7 +240,10 @@ impl JobFiles {
             }
         };
         let tasks = tasks.items;
-        *from = tasks.last()?.index.checked_add(1);
+        *from = tasks.last().and_then(|last| last.index.checked_add(1));
+        if tasks.is_empty() {
+            return None;
+        }
         let part = |task: StoredTask| match &task.spec.work {
             Work::Download(spec) => {
                 // A path that is refused never had a part either.

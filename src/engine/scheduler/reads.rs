@@ -94,7 +94,7 @@ impl Scheduler {
         let Some(ending) = self.jobs.get(job).map(|run| run.job.clone()) else { return };
         let files = self.runner.files.clone();
         self.reads.spawn(async move {
-            // Parts that are not put away are found by nobody, and go with the job.
+            // Where this panics, what is left is found by nobody.
             let gone = caught(files.put_away(&ending).map(Ok)).await.unwrap_or_default();
             Read::PartsAway(job, gone)
         });
