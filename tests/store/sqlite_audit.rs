@@ -62,6 +62,8 @@ async fn the_oldest_rows_go_when_all_take_too_much() {
     assert!(taken(dir.path()).await.1 > 1_000);
     let verified = verify_audit(dir.path(), &RootKeys::Beside, None).await.unwrap();
     assert_eq!(verified.wrong, Vec::<String>::new());
+    let verified = verify_audit(dir.path(), &RootKeys::Beside, Some("7:00")).await.unwrap();
+    assert!(verified.wrong[0].contains("is not there any more"), "{:?}", verified.wrong);
     let page = store.audit(&haul::model::audit::AuditFilter::default(), AuditPlace::After(0), 1).await.unwrap();
     assert_eq!(page.records[0].sequence as i64, taken(dir.path()).await.1);
     // Nobody writes rows again that were removed.

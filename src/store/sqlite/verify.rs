@@ -62,7 +62,9 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
     let first = sequence;
     // The last of the rows that were given up.
     let mut given_up = None;
-    let mut is_wanted_there = wanted.as_ref().is_none_or(|(at, _)| *at <= sequence);
+    // Of the last row that was removed the digest is still known.
+    let mut is_wanted_there =
+        wanted.as_ref().is_none_or(|(at, digest)| *at == first && earlier == Earlier::Removed && *digest == before);
     let mut rows =
         sqlx::query_as::<_, Columns>("SELECT seq, time, row, chain FROM audit ORDER BY seq").fetch(&mut *conn);
     while let Some((at, time, row, chain)) = rows.try_next().await? {
@@ -107,8 +109,8 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
     {
         verified.wrong.push(missing(last + 1, first));
     }
-    if !is_wanted_there {
-        verified.wrong.push(format!("rows after {sequence} are missing: the given head names a later one"));
+    if let Some((at, _)) = wanted.filter(|_| !is_wanted_there) {
+        verified.wrong.push(not_there(at, first, sequence));
     }
     Ok(verified)
 }
@@ -123,6 +125,17 @@ fn wrong_before(at: i64, earlier: Earlier, last: Option<i64>) -> Option<String> 
         // The oldest go from the front.
         (Earlier::GivenUp(_), Some(last)) if at != last + 1 => Some(missing(last + 1, at - 1)),
         _ => None,
+    }
+}
+
+/// Returns what is wrong where the row of a head is not there: `first` is the last row that was removed, `last` the last of all.
+fn not_there(at: i64, first: i64, last: i64) -> String {
+    if at > last {
+        format!("rows after {last} are missing: the given head names a later one")
+    } else if at == first {
+        format!("row {at} was removed, and was not the one that the given head names")
+    } else {
+        format!("row {at}, which the given head names, is not there any more, so nothing was compared with it")
     }
 }
 
