@@ -10,7 +10,7 @@ use crate::api::status::{Violations, shown};
 use crate::api::values::{self, NAME_BYTES_MAX};
 use crate::api::work;
 use crate::codec::TASKS_MAX;
-use crate::engine::command::NewTasks;
+use crate::engine::new_tasks::NewTasks;
 use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::host::Host;
 use crate::model::spec::{JobSpec, TaskOptions, TaskSpec};

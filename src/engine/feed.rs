@@ -257,11 +257,15 @@ impl Feed {
         state.note()
     }
 
-    /// Tells whoever watches starts what came after event `after`.
-    pub(crate) fn notify(&self, after: u64, notice: Notice) {
-        if let Some(notices) = lock(&self.state).watched.as_ref().and_then(|watched| watched.notices.as_ref()) {
-            notices.send(after, notice);
-        }
+    /// Tells whoever watches starts what came after event `after`. Returns the jobs that are to keep nothing, where that is too much
+    /// for all.
+    pub(crate) fn notify(&self, after: u64, notice: Notice) -> Vec<JobId> {
+        let state = lock(&self.state);
+        let Some(notices) = state.watched.as_ref().and_then(|watched| watched.notices.as_ref()) else {
+            return Vec::new();
+        };
+        notices.send(after, notice);
+        state.note()
     }
 
     /// Wakes those who read the listings of the job.

@@ -15,12 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::engine::attempt::KeepPages;
 use crate::engine::command::{
-    Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, NewTasks, Reply,
+    Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply,
 };
 use crate::engine::explained::Explained;
 use crate::engine::explanation::{Explanation, Waits};
 use crate::engine::figures::NamedHost;
 use crate::engine::hub::Hub;
+use crate::engine::new_tasks::NewTasks;
 use crate::engine::runner::Runner;
 use crate::engine::writer::Condition;
 use crate::fetch::json;

@@ -90,7 +90,11 @@ impl Hub {
         let feed = Arc::new(Feed::new(job, self.all.clone()));
         let job = feed.job();
         let before = lock(&self.feeds).insert(id, feed);
-        self.totals.moved(before.map(|feed| feed.job()).as_deref(), Some(&job));
+        self.totals.moved(before.as_ref().map(|feed| feed.job()).as_deref(), Some(&job));
+        // Whoever watches it is woken, and finds the new one.
+        if let Some(before) = before {
+            before.close();
+        }
         self.changed(id, Some(job.tenant.no));
     }
 
@@ -200,7 +204,7 @@ impl Hub {
     /// commit, since a watcher that came before it read a state without the change.
     pub(crate) fn notify(&self, job: JobId, after: u64, notice: Notice) {
         if let Some(feed) = self.feed(job) {
-            feed.notify(after, notice);
+            self.forget(feed.notify(after, notice));
         }
     }
 

@@ -28,6 +28,7 @@ pub mod handle;
 pub mod hub;
 mod job_files;
 mod jobs;
+pub mod new_tasks;
 pub mod notices;
 pub mod offline;
 mod outbox;

@@ -62,9 +62,7 @@ impl Notices {
     pub(crate) fn send(&self, after: u64, notice: Notice) {
         let mut list = lock(&self.list);
         if !self.has_listeners() {
-            let next = list.next();
-            *list = List { first: next, ..List::default() };
-            return;
+            return list.clear();
         }
         list.bytes += notice.bytes();
         list.notices.push_back((after, notice));
@@ -75,6 +73,16 @@ impl Notices {
         }
         drop(list);
         self.last.grow();
+    }
+
+    /// The memory of those that are kept, in bytes, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        lock(&self.list).bytes
+    }
+
+    /// Drops those that are kept: whoever has not read them misses them.
+    pub(crate) fn forget(&self) {
+        lock(&self.list).clear();
     }
 
     /// Whether anybody listens.
@@ -94,6 +102,10 @@ impl List {
     /// The number of the next notice.
     fn next(&self) -> u64 {
         self.first + self.notices.len() as u64
+    }
+
+    fn clear(&mut self) {
+        *self = List { first: self.next(), ..List::default() };
     }
 }
 

@@ -21,7 +21,7 @@ const RING_BYTES_MAX: usize = 1 << 20;
 const BATCH_BYTES_KEPT: usize = 128 << 10;
 /// The most such pieces.
 const BATCHES_KEPT: usize = 32;
-/// The most bytes of events that stay with a job that has ended, as long as somebody holds its feed.
+/// The most bytes of events, and of notices, that stay with a job that has ended, as long as somebody holds its feed.
 const ENDED_BYTES_MAX: usize = 64 << 10;
 
 /// What there is for the watchers of a job.
@@ -88,7 +88,8 @@ impl Watched {
     /// The memory of what is kept, in bytes, roughly.
     pub(crate) fn bytes(&self) -> usize {
         let shown = self.shown.as_ref().map_or(0, |shown| shown.bytes.len());
-        self.ring_bytes + self.batch_bytes + shown + self.waits.written.as_ref().map_or(0, Bytes::len)
+        let notices = self.notices.as_ref().map_or(0, Notices::bytes);
+        self.ring_bytes + self.batch_bytes + shown + notices + self.waits.written.as_ref().map_or(0, Bytes::len)
     }
 
     /// Takes in events of a job that had event `before` and has event `last` now. Unless they are all in between, none are kept, and
@@ -159,20 +160,28 @@ impl Watched {
         self.waits.written = Some(written);
     }
 
-    /// Drops all that is kept: watchers read events from the store, and write the rest anew.
+    /// Drops all that is kept: watchers read events from the store, miss notices, and write the rest anew.
     pub(crate) fn forget(&mut self) {
         self.forget_events();
+        self.forget_notices(0);
         (self.shown, self.waits) = (None, Waits::default());
     }
 
-    /// Drops what nobody needs of a job that has ended, and its events where these are many: who holds the feed may hold it for
-    /// long, and reads them from the store.
+    /// Drops what nobody needs of a job that has ended, and its events and notices where these are many: who holds the feed may
+    /// hold it for long, and reads events from the store.
     pub(crate) fn forget_long_past(&mut self) {
         if self.ring_bytes > ENDED_BYTES_MAX {
             self.forget_events();
         }
+        self.forget_notices(ENDED_BYTES_MAX);
         (self.batches, self.batch_bytes) = (VecDeque::new(), 0);
         (self.shown, self.waits) = (None, Waits::default());
+    }
+
+    fn forget_notices(&self, most: usize) {
+        if let Some(notices) = self.notices.as_ref().filter(|notices| notices.bytes() > most) {
+            notices.forget();
+        }
     }
 
     fn forget_events(&mut self) {

@@ -14,11 +14,12 @@ pub struct Host(Arc<str>);
 impl Host {
     /// The host that a request to `url` goes to. `None` for a URL without a host.
     pub fn of(url: &Url) -> Option<Host> {
-        // `example.com.` is `example.com`, said to be complete.
-        let host = url.host_str()?;
-        let host = host.strip_suffix('.').unwrap_or(host);
         let port = url.port_or_known_default()?;
-        Some(Host(format!("{host}:{port}").into()))
+        Some(Host(match url.host()? {
+            // `example.com.` is `example.com`, said to be complete.
+            url::Host::Domain(name) => format!("{}:{port}", name.strip_suffix('.').unwrap_or(name)).into(),
+            address => format!("{}:{port}", canonical(address)).into(),
+        }))
     }
 
     /// A host from its `host:port` text.
@@ -37,7 +38,15 @@ impl Host {
     }
 }
 
-/// Returns `host` or `host:port` as URLs have their hosts: lower case, IDNA, no final dot; `None` where it is neither.
+/// An address of IPv4 that is written as one of IPv6 (RFC 4291, 2.5.5.2) leads to the same server, which has one limit.
+fn canonical<S>(host: url::Host<S>) -> url::Host<S> {
+    match host {
+        url::Host::Ipv6(address) => address.to_ipv4_mapped().map_or(host, url::Host::Ipv4),
+        host => host,
+    }
+}
+
+/// Returns `host` or `host:port` as [`Host::of`] has it: lower case, IDNA, no final dot; `None` where it is neither.
 pub fn normal(text: &str) -> Option<String> {
     // The colons of an address of IPv6 stand in brackets.
     let (name, port) = match text.rsplit_once(':') {
@@ -48,7 +57,7 @@ pub fn normal(text: &str) -> Option<String> {
         Some(port) => Some(port.parse::<u16>().ok().filter(|_| port.bytes().all(|byte| byte.is_ascii_digit()))?),
         None => None,
     };
-    let host = url::Host::parse(name).ok()?.to_string();
+    let host = canonical(url::Host::parse(name).ok()?).to_string();
     let host = host.strip_suffix('.').unwrap_or(&host);
     if host.is_empty() || host.len() > NAME_BYTES_MAX {
         return None;
@@ -91,6 +100,7 @@ mod tests {
             ("[::1]", Some("[::1]")),
             ("[0:0::1]:80", Some("[::1]:80")),
             ("0x7f.1:80", Some("127.0.0.1:80")),
+            ("[::ffff:127.0.0.1]:80", Some("127.0.0.1:80")),
             ("", None),
             (":80", None),
             (".", None),
@@ -107,6 +117,22 @@ mod tests {
             assert_eq!(normal(text).as_deref(), expected, "{text:?}");
         }
         assert_eq!(normal(&"a.".repeat(200)), None);
+    }
+
+    #[test]
+    fn one_server_is_one_host() {
+        for (url, expected) in [
+            ("https://Example.com./x", "example.com:443"),
+            ("http://127.1:8080", "127.0.0.1:8080"),
+            ("http://[::ffff:127.0.0.1]/", "127.0.0.1:80"),
+            ("http://[::FFFF:7f00:1]:81", "127.0.0.1:81"),
+            ("http://[0::1]", "[::1]:80"),
+        ] {
+            let host = Host::of(&Url::parse(url).unwrap()).unwrap();
+            assert_eq!(host.as_str(), expected, "{url}");
+            assert_eq!(normal(host.as_str()).as_deref(), Some(expected));
+        }
+        assert_eq!(Host::of(&Url::parse("data:x").unwrap()), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use tonic::Status;
 
 use crate::api::status::{Violations, shown};
+use crate::rest::expected::{self, is_one_text};
 use crate::rest::json;
 use crate::rest::routes::{Body, Route};
 
@@ -38,11 +39,11 @@ pub(crate) fn message(
     let path: Vec<(&str, &String)> = route.template.variables().zip(values).collect();
     let input = route.rpc.input();
     let mut message = match &route.body {
-        Body::All if !body.is_empty() => json::read(input.clone(), body, "")?,
+        Body::All if !body.is_empty() => json::read(&input, body, "")?,
         Body::Field(field) if !body.is_empty() => {
             let mut message = DynamicMessage::new(input.clone());
             if let Kind::Message(descriptor) = field.kind() {
-                let value = json::read(descriptor, body, field.name())?;
+                let value = json::read(&descriptor, body, field.name())?;
                 message.set_field(field, Field::Message(value));
             }
             message
@@ -53,13 +54,14 @@ pub(crate) fn message(
     let mut document = Map::new();
     for (name, text) in pairs(query, &mut v) {
         let is_taken = path.iter().any(|(variable, _)| *variable == name);
+        let first = name.split(['.', '[']).next().unwrap_or_default();
         let is_body = match &route.body {
-            Body::All => true,
-            Body::Field(field) => name.split(['.', '[']).next().is_some_and(|it| it == field.name()),
+            Body::All => field_of(&input, first).is_some(),
+            Body::Field(field) => first == field.name(),
             Body::None => false,
         };
         if is_taken || is_body {
-            v.add(shown(&name), "unknown query parameter");
+            v.add(shown(&name), if is_taken { "is given by the path" } else { "must be given in the body" });
         } else {
             place(&mut document, &input, &name, text, &mut v);
         }
@@ -77,7 +79,7 @@ pub(crate) fn message(
     from_headers(&mut document, &input, headers, &mut v);
     v.or(())?;
     if !set_texts(&mut message, &document) {
-        merge(&mut message, json::read_value(input, Value::Object(document))?);
+        merge(&mut message, json::read_value(&input, Value::Object(document))?);
     }
     name_changes(&mut message, route, &path, body)?;
     Ok(message)
@@ -139,6 +141,11 @@ fn pairs(query: &str, v: &mut Violations) -> Vec<(String, Option<String>)> {
     pairs
 }
 
+/// Returns a field by either of its names.
+fn field_of(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name))
+}
+
 /// Puts a parameter into the document. `name` is a field by either of its names, parts of messages after a `.`, the key of
 /// a map in brackets.
 fn place(
@@ -152,9 +159,8 @@ fn place(
         Some(at) => (&name[..at], &name[at..]),
         None => (name, ""),
     };
-    let known = of.get_field_by_name(first).or_else(|| of.get_field_by_json_name(first));
-    let Some(field) = known else {
-        v.add(shown(name), "unknown query parameter");
+    let Some(field) = field_of(of, first) else {
+        v.add(shown(name), format!("is unknown; the fields here are {}", expected::fields(of)));
         return;
     };
     let key = field.name().to_owned();
@@ -219,14 +225,6 @@ fn scalar(field: &FieldDescriptor, text: Option<String>, name: &str, v: &mut Vio
     }
 }
 
-/// Returns whether the JSON of a message is one text.
-fn is_one_text(message: &MessageDescriptor) -> bool {
-    matches!(
-        message.full_name(),
-        "google.protobuf.Duration" | "google.protobuf.Timestamp" | "google.protobuf.FieldMask"
-    )
-}
-
 /// Returns a mask in the spelling of JSON.
 fn camel(mask: &str) -> String {
     let mut out = String::with_capacity(mask.len());
@@ -263,6 +261,9 @@ fn from_headers(document: &mut Map<String, Value>, input: &MessageDescriptor, he
         }
     }
     if let (Some(_), Some(id)) = (input.get_field_by_name("after_sequence"), text(LAST_EVENT_ID)) {
+        if id.parse::<u64>().is_err() {
+            v.add("after_sequence", "is given by `Last-Event-ID`, which must be the `id` of an event, a whole number");
+        }
         document.insert("after_sequence".to_owned(), Value::from(id));
     }
 }
@@ -292,7 +293,7 @@ fn name_changes(
     let named: std::collections::BTreeMap<String, &RawValue> = serde_json::from_slice(body).unwrap_or_default();
     let mut paths = Vec::new();
     for (name, value) in named {
-        let known = of.get_field_by_name(&name).or_else(|| of.get_field_by_json_name(&name));
+        let known = field_of(&of, &name);
         let is_of_path =
             |field: &FieldDescriptor| path.iter().any(|(name, _)| name.rsplit('.').next() == Some(field.name()));
         let Some(field) = known.filter(|it| !OF_THE_CHANGE.contains(&it.name()) && !is_of_path(it)) else { continue };
@@ -302,14 +303,13 @@ fn name_changes(
                 let text = if value.get() == "null" { PARTS_CHANGED } else { value.get() };
                 let parts: std::collections::BTreeMap<String, &RawValue> =
                     serde_json::from_str(text).unwrap_or_default();
-                let known =
-                    |part: &String| inside.get_field_by_name(part).or_else(|| inside.get_field_by_json_name(part));
-                paths.extend(parts.keys().filter_map(known).map(|part| format!("{}.{}", field.name(), part.name())));
+                let known = parts.keys().filter_map(|part| field_of(&inside, part));
+                paths.extend(known.map(|part| format!("{}.{}", field.name(), part.name())));
             }
             _ => paths.push(field.name().to_owned()),
         }
     }
-    let mask = json::read_value(route.rpc.input(), serde_json::json!({"updateMask": camel(&paths.join(","))}))?;
+    let mask = json::read_value(&route.rpc.input(), serde_json::json!({"updateMask": camel(&paths.join(","))}))?;
     if let Some(value) = mask.get_field_by_name("update_mask") {
         message.set_field_by_name("update_mask", value.into_owned());
     }
@@ -379,7 +379,8 @@ mod tests {
             ("/v1/jobs/a/tasks/1?include_body=", "include_body"),
             ("/v1/jobs/a/tasks/x", "task_index"),
             ("/v1/jobs/a/tasks/-1", "task_index"),
-            ("/v1/jobs/a/tasks/1?task_key=x", "body"),
+            ("/v1/jobs/a/tasks/1?task_key=x", "task_index"),
+            ("/v1/jobs/a/tasks/1?task=x", "task"),
             ("/v1/jobs/a?job_id=b", "job_id"),
         ] {
             let wrong = bound::<pb::ListJobsRequest>(&Method::GET, uri, &[], "").unwrap_err();

@@ -126,7 +126,12 @@ fn is_json(headers: &HeaderMap) -> Result<(), Refusal> {
     }
     let kind = headers.get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()));
     let kind = kind.unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let mut parts = kind.split(';').map(|part| part.trim().to_ascii_lowercase());
+    let essence = parts.next().unwrap_or_default();
+    let charset = parts.find_map(|part| part.strip_prefix("charset=").map(|it| it.trim_matches('"').to_owned()));
+    if let Some(charset) = charset.filter(|charset| !matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii")) {
+        return unsupported(&format!("the body is written in `{}`; JSON is UTF-8", shown(&charset)));
+    }
     match essence.as_str() {
         "application/json" => Ok(()),
         "application/x-www-form-urlencoded" => unsupported(

@@ -355,7 +355,7 @@ impl List {
             Item::Json(text) => {
                 let of = json::pool().get_message_by_name("haul.v1.TaskSpec");
                 let of = of.ok_or_else(|| internal("the contract has no TaskSpec"))?;
-                let read = json::read(of, text.as_bytes(), "").map_err(|status| in_line(line, &status))?;
+                let read = json::read(&of, text.as_bytes(), "").map_err(|status| in_line(line, &status))?;
                 let task = pb::TaskSpec::decode(read.encode_to_vec().as_slice());
                 task.map_err(|_| internal("a task cannot be read"))?
             }

@@ -5,12 +5,13 @@ use std::sync::LazyLock;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
-use serde_path_to_error::Path;
+use serde_path_to_error::{Path, Segment};
 use tonic::Status;
 
 use crate::api::status::{Violations, internal, shown};
 use crate::model::json;
 use crate::pb;
+use crate::rest::expected::{self, Place};
 use crate::rest::shapes::Shapes;
 use crate::rest::writer::{self, Look, Unwritable};
 
@@ -33,53 +34,80 @@ pub(crate) fn pool() -> &'static DescriptorPool {
 
 /// Reads a message; `place` is the path of the message in the request. A field that the contract does not have is an
 /// error, and so is one that is given twice.
-pub(crate) fn read(descriptor: MessageDescriptor, text: &[u8], place: &str) -> Result<DynamicMessage, Status> {
-    read_once(text, place)?;
+pub(crate) fn read(descriptor: &MessageDescriptor, text: &[u8], place: &str) -> Result<DynamicMessage, Status> {
+    read_once(descriptor, text, place)?;
     let mut json = serde_json::Deserializer::from_slice(text);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    DynamicMessage::deserialize(descriptor, tracked).map_err(|error| unreadable(place, &track.path(), &error))
+    DynamicMessage::deserialize(descriptor.clone(), tracked)
+        .map_err(|error| unreadable(descriptor, place, &track.path(), &error))
 }
 
 /// Reads a message from a value.
-pub(crate) fn read_value(descriptor: MessageDescriptor, value: Value) -> Result<DynamicMessage, Status> {
+pub(crate) fn read_value(descriptor: &MessageDescriptor, value: Value) -> Result<DynamicMessage, Status> {
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
-    DynamicMessage::deserialize(descriptor, tracked).map_err(|error| unreadable("", &track.path(), &error))
+    DynamicMessage::deserialize(descriptor.clone(), tracked)
+        .map_err(|error| unreadable(descriptor, "", &track.path(), &error))
 }
 
 /// Checks that a text is one document of JSON in which no object has a key twice.
-fn read_once(text: &[u8], place: &str) -> Result<(), Status> {
+fn read_once(descriptor: &MessageDescriptor, text: &[u8], place: &str) -> Result<(), Status> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    json::check(tracked).map_err(|error| unreadable(place, &track.path(), &error))?;
-    json.end().map_err(|error| unreadable(place, &serde_path_to_error::Track::new().path(), &error))
+    json::check(tracked).map_err(|error| unreadable(descriptor, place, &track.path(), &error))?;
+    json.end().map_err(|error| unreadable(descriptor, place, &serde_path_to_error::Track::new().path(), &error))
 }
 
-/// Returns the error of a text that does not read.
-fn unreadable(place: &str, path: &Path, error: &serde_json::Error) -> Status {
+/// Returns the error of a text that does not read as `message`, which stands at `place`.
+fn unreadable(message: &MessageDescriptor, place: &str, path: &Path, error: &serde_json::Error) -> Status {
     let text = error.to_string();
     // The path says where; the line and the column are of use where the text is no JSON at all.
     let position = text.rfind(" at line ").filter(|_| error.is_data());
     let what = position.map_or(text.as_str(), |at| &text[..at]);
-    let mut field = place.to_owned();
-    let path = path.to_string();
-    if path != "." {
-        if !field.is_empty() && !path.starts_with('[') {
-            field.push('.');
+    let field = field_of(place, path);
+    let part = |name: &str| format!("{field}{}{}", if field.is_empty() { "" } else { "." }, shown(name));
+    let found = expected::find(message.clone(), path);
+    if let Some(Place::Message(of)) = &found {
+        let quoted = |before: &str| what.strip_prefix(before).and_then(|rest| rest.strip_suffix('\''));
+        if let Some(unknown) = quoted("unrecognized field name '") {
+            return Violations::one(
+                &part(unknown),
+                format!("is unknown; the fields here are {}", expected::fields(of)),
+            );
         }
-        field.push_str(&path);
+        let choices = quoted("multiple fields provided for oneof '").and_then(|name| expected::choices(of, name));
+        if let Some((first, all)) = choices {
+            return Violations::one(&part(&first), format!("may not stand beside another of {all}"));
+        }
     }
-    let unknown = what.strip_prefix("unrecognized field name '").and_then(|rest| rest.strip_suffix('\''));
-    if let Some(unknown) = unknown {
-        let dot = if field.is_empty() { "" } else { "." };
-        return Violations::one(&format!("{field}{dot}{}", shown(unknown)), "unknown field");
+    let is_value = error.is_data() && !what.ends_with("twice");
+    let expected = found.filter(|_| is_value).and_then(|place| place.expected());
+    let what = expected.map_or_else(
+        || format!("cannot be read: {}", shown(&without_value(what))),
+        |expected| format!("must be {expected}"),
+    );
+    Violations::one(if field.is_empty() { "body" } else { &field }, what)
+}
+
+/// Returns the name of a field by its path within what stands at `place`.
+fn field_of(place: &str, path: &Path) -> String {
+    let mut field = place.to_owned();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => field.push_str(&format!("[{index}]")),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                if !field.is_empty() {
+                    field.push('.');
+                }
+                field.push_str(&shown(key));
+            }
+            // A text that ends, or is no JSON, where a name is expected.
+            Segment::Unknown => {}
+        }
     }
-    if field.is_empty() {
-        "body".clone_into(&mut field);
-    }
-    Violations::one(&shown(&field), format!("cannot be read: {}", shown(&without_value(what))))
+    field
 }
 
 /// Leaves out what was given instead of what is expected: it may be a secret that stands in the wrong place.
@@ -152,7 +180,7 @@ mod tests {
 
     fn read_job(text: &str) -> Result<DynamicMessage, (String, String)> {
         let descriptor = pool().get_message_by_name("haul.v1.JobSpec").unwrap();
-        read(descriptor, text.as_bytes(), "job").map_err(|status| {
+        read(&descriptor, text.as_bytes(), "job").map_err(|status| {
             let violation = status.get_details_bad_request().unwrap().field_violations.remove(0);
             (violation.field, violation.description)
         })
@@ -161,25 +189,30 @@ mod tests {
     #[test]
     fn what_does_not_read_is_named_by_its_path() {
         for (text, field, sign) in [
-            (r#"{"titel": "x"}"#, "job.titel", "unknown field"),
+            (r#"{"titel": "x"}"#, "job.titel", "is unknown; the fields here are `title`, "),
             (r#"{"tasks": [{"fetch": {}}, {"fetch": {"url": 7}}]}"#, "job.tasks[1].fetch.url", "string"),
-            (r#"{"tasks": [{"fetch": {"uri": "x"}}]}"#, "job.tasks[0].fetch.uri", "unknown field"),
-            (r#"{"tasks": [{"fetch": {}, "download": {}}]}"#, "job.tasks[0]", "oneof"),
-            (r#"{"title": "a", "title": "b"}"#, "job", "twice"),
-            (r#"{"labels": {"a": "b", "a": "c"}}"#, "job.labels", "twice"),
-            (r#"{"priority": "high"}"#, "job.priority", "digit"),
-            (r#"{"group": {"mode": "none"}}"#, "job.group.mode", "none"),
-            (r#"{"timeout": "soon"}"#, "job.timeout", ""),
+            (r#"{"tasks": [{"fetch": {"uri": "x"}}]}"#, "job.tasks[0].fetch.uri", "is unknown; the fields here are"),
+            (r#"{"tasks": [{"fetch": {}, "download": {}}]}"#, "job.tasks[0].fetch", "of `fetch` and `download`"),
+            (r#"{"title": "a", "title": "b"}"#, "job.title", "twice"),
+            (r#"{"labels": {"a": "b", "a": "c"}}"#, "job.labels.a", "twice"),
+            (r#"{"priority": "high"}"#, "job.priority", "must be a whole number from -2147483648 to 2147483647"),
+            (r#"{"priority": 99999999999}"#, "job.priority", "must be a whole number from "),
+            (r#"{"group": {"mode": "none"}}"#, "job.group.mode", "must be one of `GROUP_MODE_UNSPECIFIED`, "),
+            (r#"{"timeout": "soon"}"#, "job.timeout", "must be a duration in seconds, as `1.5s`"),
+            (r#"{"start_time": 7}"#, "job.start_time", "must be a point in time"),
+            (r#"{"open": 1}"#, "job.open", "must be true or false"),
+            (r#"{"labels": {"a": 1}}"#, "job.labels.a", "string"),
+            (r#"{"open":true,}"#, "job", "trailing comma"),
             (r#"{"title": "a"} {}"#, "job", "trailing"),
-            (r#"{"title": "#, "job", "EOF"),
+            (r#"{"title": "#, "job.title", "EOF"),
             ("", "job", "EOF"),
             ("[]", "job", "map"),
             ("title=x", "job", "line 1"),
         ] {
             let (named, said) = read_job(text).unwrap_err();
-            assert!(named.starts_with(field) && said.contains(sign), "{text}: {named}: {said}");
+            assert!(named == field && said.contains(sign), "{text}: {named}: {said}");
         }
-        let (_, said) = read(pool().get_message_by_name("haul.v1.JobSpec").unwrap(), b"{\"title\": \"\xff\"}", "job")
+        let (_, said) = read(&pool().get_message_by_name("haul.v1.JobSpec").unwrap(), b"{\"title\": \"\xff\"}", "job")
             .map(|_| ())
             .map_err(|status| (0, status.message().to_owned()))
             .unwrap_err();
@@ -196,7 +229,8 @@ mod tests {
         ] {
             let (field, said) = read_job(&format!(r#"{{"defaults": {{"http": {http}}}}}"#)).unwrap_err();
             assert!(!said.contains("open-sesame") && !said.contains("5353414"), "{field}: {said}");
-            assert!(field.starts_with("job.defaults.http.") && said.contains("expected"), "{field}: {said}");
+            let says_what = said.contains("expected") || said.contains("must be");
+            assert!(field.starts_with("job.defaults.http.") && says_what, "{field}: {said}");
         }
     }
 

@@ -11,6 +11,7 @@ mod bind;
 mod body;
 mod call;
 mod content;
+mod expected;
 mod import;
 pub(crate) mod json;
 mod lazy_body;

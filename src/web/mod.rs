@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::Either;
 use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -57,7 +57,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         // What is no call is answered there too, without a body: who speaks gRPC would take one for messages.
-        let is_taken = |kind: &HeaderValue| is_grpc(kind) && (self.has_grpc_web || !is_grpc_web(kind));
+        let is_taken = |kind: &HeaderValue| {
+            if is_grpc_web(kind) { self.has_grpc_web } else { is_grpc(kind) && request.version() >= Version::HTTP_2 }
+        };
         if request.headers().get(CONTENT_TYPE).is_some_and(is_taken) {
             Either::Left(self.grpc.call(request))
         } else {
@@ -129,8 +131,8 @@ impl Pages {
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        if request.headers().get(CONTENT_TYPE).is_some_and(is_grpc_web) {
-            return no_grpc_web(&request);
+        if let Some(kind) = request.headers().get(CONTENT_TYPE).filter(|kind| is_grpc(kind)) {
+            return no_grpc(&request, is_grpc_web(kind));
         }
         let is_head = request.method() == Method::HEAD;
         let response = match (request.uri().path(), &self.api, &self.metrics) {
@@ -187,9 +189,14 @@ fn no_method(request: &Request<Body>) -> Response<Body> {
     Refusal::no_method(method, path, "GET, HEAD, OPTIONS".to_owned()).of(&RequestId::of(request)).into_response()
 }
 
-/// Refuses a call by gRPC-Web, which came here because it is off.
-fn no_grpc_web(request: &Request<Body>) -> Response<Body> {
-    let why = "gRPC-Web is switched off at this server (`grpc_web`); call by gRPC, or by HTTP and JSON below /v1/";
+/// Refuses a call that came here since its form is not taken: gRPC-Web that is off, or gRPC by HTTP/1.1.
+fn no_grpc(request: &Request<Body>, is_web: bool) -> Response<Body> {
+    let why = if is_web {
+        "gRPC-Web is switched off at this server (`grpc_web`); call by gRPC, or by HTTP and JSON below /v1/"
+    } else {
+        "gRPC needs HTTP/2, and this call came by HTTP/1.1; use a gRPC client, have a proxy in between speak HTTP/2 to the \
+         server, or call by gRPC-Web, or by HTTP and JSON below /v1/"
+    };
     let refusal = Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Unimplemented, "UNSUPPORTED_MEDIA_TYPE", why);
     refusal.of(&RequestId::of(request)).into_response()
 }

@@ -3,12 +3,23 @@
 use haul::model::checksum::Algorithm;
 use haul::model::failure::FailureReason;
 use haul::model::outcome::{AttemptEnd, ResumeKind};
+use haul::model::spec::DownloadSpec;
 
 use super::rig::{CUT, Rig, checksum, held};
 use super::support::object::Object;
 use super::support::reply::{Cut, Reply};
 
 const SIZE: u64 = 300_000;
+
+/// As [`held`], where nobody has said how long the file is.
+async fn held_of_unknown_size(object: &Object) -> (Rig, DownloadSpec) {
+    let rig = Rig::new();
+    let chunked = object.clone();
+    rig.origin.handle("/f", move |request| chunked.respond(request).chunked(1000).cut_at(CUT, Cut::Fin));
+    let spec = rig.spec("/f");
+    assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::Truncated);
+    (rig, spec)
+}
 
 #[tokio::test]
 async fn ignored_ranges_are_passed_over() {
@@ -140,11 +151,7 @@ async fn a_slice_as_200_that_begins_as_the_file_does_is_not_taken_for_the_whole(
 async fn a_range_that_cannot_be_satisfied() {
     // The size was not known: all bytes came, and then the connection was cut before the end of the chunked body.
     let object = Object::new(1, CUT);
-    let rig = Rig::new();
-    let chunked = object.clone();
-    rig.origin.handle("/f", move |request| chunked.respond(request).chunked(1000).cut_at(CUT, Cut::Fin));
-    let spec = rig.spec("/f");
-    assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::Truncated);
+    let (rig, spec) = held_of_unknown_size(&object).await;
     rig.origin.object("/f", object.clone());
     let (_, report) = rig.done(&spec).await;
     assert_eq!(report.resume, "continued at 100000: nothing was missing");
@@ -238,11 +245,7 @@ async fn a_success_that_nobody_knows_is_one() {
 #[tokio::test]
 async fn a_range_of_a_file_of_unknown_size_is_gone_on_with_at_once() {
     let object = Object::new(1, SIZE);
-    let rig = Rig::new();
-    let chunked = object.clone();
-    rig.origin.handle("/f", move |request| chunked.respond(request).chunked(1000).cut_at(CUT, Cut::Fin));
-    let spec = rig.spec("/f");
-    assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::Truncated);
+    let (rig, spec) = held_of_unknown_size(&object).await;
     let served = object.clone();
     rig.origin.handle("/f", move |request| {
         let from =
@@ -295,11 +298,7 @@ async fn a_file_of_unknown_size_that_trickles_is_given_up() {
 async fn a_range_of_a_file_of_unknown_size_that_is_cut_ends_no_file() {
     let object = Object::new(1, SIZE);
     for form in ["bytes {range}/*", "bytes {range}"] {
-        let rig = Rig::new();
-        let chunked = object.clone();
-        rig.origin.handle("/f", move |request| chunked.respond(request).chunked(1000).cut_at(CUT, Cut::Fin));
-        let spec = rig.spec("/f");
-        assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::Truncated);
+        let (rig, spec) = held_of_unknown_size(&object).await;
         let value = form.replace("{range}", &format!("{CUT}-{}", 2 * CUT - 1));
         let half =
             Reply::status(206).body(object.slice(CUT..CUT + CUT / 2)).chunked(1000).header("ETag", "\"1-493e0\"");

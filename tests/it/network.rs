@@ -450,6 +450,11 @@ async fn grpc_web_is_the_operators_to_switch_off() {
     let args = ["--header", "content-type: application/grpc-web+proto"];
     let refused = crate::it::curl::curl(&on, &args, "/haul.v1.AccessService/WhoAmI");
     assert_eq!((refused.code, refused.body.as_str()), (405, ""));
+    // A proxy that speaks HTTP/1.1 to the server is the usual cause.
+    let refused = call(&on, "application/grpc");
+    assert_eq!((refused.code, refused.fault().0.as_str()), (415, "UNSUPPORTED_MEDIA_TYPE"));
+    let said = refused.json()["error"]["message"].to_string();
+    assert!(said.contains("gRPC needs HTTP/2"), "{said}");
     let off = Server::with(&["--grpc-web=false"]).await;
     for kind in ["application/grpc-web+proto", "application/grpc-web", "application/grpc-web-text"] {
         let refused = call(&off, kind);

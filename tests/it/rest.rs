@@ -137,7 +137,12 @@ async fn only_json_is_taken() {
     assert_eq!((form.code, form.fault().0.as_str()), (415, "UNSUPPORTED_MEDIA_TYPE"));
     let said = form.json()["error"]["message"].as_str().unwrap().to_owned();
     assert!(said.contains("curl --json @job.json"), "{said}");
-    for header in ["Content-Type:", "Content-Type: text/plain", "Content-Type: multipart/form-data; boundary=x"] {
+    for header in [
+        "Content-Type:",
+        "Content-Type: text/plain",
+        "Content-Type: multipart/form-data; boundary=x",
+        "Content-Type: application/json; charset=\"latin-1\"",
+    ] {
         assert_eq!(curl(&server, &["--data", "{}", "--header", header], "/v1/jobs").code, 415, "{header}");
     }
     let packed = curl(&server, &["--json", "{}", "--header", "Content-Encoding: gzip"], "/v1/jobs");

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use rand::RngExt as _;
 
 use crate::engine::command::{
-    Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, Tasks, answer,
+    Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, answer,
 };
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
+use crate::engine::new_tasks::Tasks;
 use crate::engine::queue::task::Cause;
 use crate::engine::scheduler::incoming_page::Incoming;
 use crate::engine::scheduler::{Scheduler, credentials};

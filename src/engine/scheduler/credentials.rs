@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::command::Tasks;
 use crate::engine::credentials::InUse;
+use crate::engine::new_tasks::Tasks;
 use crate::engine::scheduler::Scheduler;
 use crate::model::access::{AccessChange, AccessError, Actor, LOCAL_NAME};
 use crate::model::audit::{AuditEntry, AuditRow, Of};

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::command::{Acted, EngineError, Reply, Tasks, answer};
+use crate::engine::command::{Acted, EngineError, Reply, answer};
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Activity, Deferred, JobRun, Retrying, Stage};
+use crate::engine::new_tasks::Tasks;
 use crate::engine::queue::task::{BatchNumber, Cause};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::engine::command::{Admitted, EngineError, JobCommand, Reply, Tasks};
+use crate::engine::command::{Admitted, EngineError, JobCommand, Reply};
 use crate::engine::effect::TenantDeletion;
+use crate::engine::new_tasks::Tasks;
 use crate::engine::queue::LaneRead;
 use crate::model::access::Actor;
 use crate::model::failure::TaskError;
