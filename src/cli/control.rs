@@ -45,7 +45,7 @@ pub(crate) struct TaskArgs {
     #[arg(long = "task", value_name = "INDEX", conflicts_with_all = ["reasons", "host"])]
     tasks: Vec<u32>,
     /// Only tasks that failed in this way, such as `http-status`; may be repeated
-    #[arg(long = "reason", value_name = "REASON")]
+    #[arg(long = "reason", value_name = "REASON", hide_possible_values = true, value_parser = states::REASONS)]
     reasons: Vec<String>,
     /// Only tasks at this host, as `example.com:443`, or `example.com` for each of its ports
     #[arg(long, value_name = "HOST")]
@@ -55,7 +55,7 @@ pub(crate) struct TaskArgs {
 impl TaskArgs {
     /// The filter that is said, if one is.
     fn filter(&self) -> Result<Option<pb::TaskFilter>, Usage> {
-        let reasons = self.reasons.iter().map(|name| states::read_reason(name)).collect::<Result<_, Usage>>()?;
+        let reasons = self.reasons.iter().map(|name| states::REASONS.read(name)).collect::<Result<_, Usage>>()?;
         let filter = pb::TaskFilter { reasons, host: self.host.clone().unwrap_or_default(), ..Default::default() };
         Ok((filter != pb::TaskFilter::default()).then_some(filter))
     }

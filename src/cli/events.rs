@@ -23,7 +23,7 @@ pub(crate) struct EventsArgs {
     #[command(flatten)]
     job: JobRef,
     /// Only events of this kind: task-ended, job-changed or job-ended; may be repeated
-    #[arg(long = "kind", value_name = "KIND")]
+    #[arg(long = "kind", value_name = "KIND", hide_possible_values = true, value_parser = states::EVENT_KINDS)]
     kinds: Vec<String>,
     /// List at most N events, the last; 0 lists all
     #[arg(long, value_name = "N", default_value_t = 50)]
@@ -32,7 +32,7 @@ pub(crate) struct EventsArgs {
 
 /// Lists the events of a job.
 pub(crate) async fn events(client: &Client, format: Format, args: EventsArgs) -> anyhow::Result<ExitCode> {
-    let kinds = args.kinds.iter().map(|name| states::read_event_kind(name)).collect::<Result<_, Usage>>()?;
+    let kinds = args.kinds.iter().map(|name| states::EVENT_KINDS.read(name)).collect::<Result<_, Usage>>()?;
     let job_id = jobref::resolve(client, &args.job.job).await?;
     let wish = pb::ListJobEventsRequest { job_id, kinds, ..Default::default() };
     let (events, has_more) = pages::read(client, args.limit, async |page_size, page_token| {

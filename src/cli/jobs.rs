@@ -25,7 +25,7 @@ use crate::pb::get_task_request::Task as TaskName;
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Only jobs in this state, such as `running`; may be repeated
-    #[arg(long = "state", value_name = "STATE")]
+    #[arg(long = "state", value_name = "STATE", hide_possible_values = true, value_parser = states::JOB_STATES)]
     states: Vec<String>,
     /// Only jobs with this label, as KEY=VALUE; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
@@ -59,13 +59,13 @@ pub(crate) struct TasksArgs {
     #[command(flatten)]
     job: JobRef,
     /// Only tasks in this state, such as `failed`; may be repeated
-    #[arg(long = "state", value_name = "STATE")]
+    #[arg(long = "state", value_name = "STATE", hide_possible_values = true, value_parser = states::TASK_STATES)]
     states: Vec<String>,
     /// Begin with the task of this index
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     from: u32,
     /// Only tasks that failed in this way, such as `http-status`; may be repeated
-    #[arg(long = "reason", value_name = "REASON")]
+    #[arg(long = "reason", value_name = "REASON", hide_possible_values = true, value_parser = states::REASONS)]
     reasons: Vec<String>,
     /// Only tasks at this host, as `example.com:443`, or `example.com` for each of its ports
     #[arg(long, value_name = "HOST")]
@@ -80,7 +80,7 @@ pub(crate) struct TasksArgs {
 
 /// Lists jobs, newest first.
 pub(crate) async fn list(client: &Client, format: Format, args: ListArgs) -> anyhow::Result<ExitCode> {
-    let states = args.states.iter().map(|name| states::read_job_state(name)).collect::<Result<_, Usage>>()?;
+    let states = args.states.iter().map(|name| states::JOB_STATES.read(name)).collect::<Result<_, Usage>>()?;
     let labels = labels::read(&args.labels)?;
     let order = match args.order {
         Order::CreateTime => pb::JobOrder::CreateTime,
@@ -239,8 +239,8 @@ fn speed(progress: &pb::Progress) -> String {
 
 /// Lists tasks of a job, in order.
 pub(crate) async fn tasks(client: &Client, format: Format, args: TasksArgs) -> anyhow::Result<ExitCode> {
-    let states = args.states.iter().map(|name| states::read_task_state(name)).collect::<Result<_, Usage>>()?;
-    let reasons = args.reasons.iter().map(|name| states::read_reason(name)).collect::<Result<_, Usage>>()?;
+    let states = args.states.iter().map(|name| states::TASK_STATES.read(name)).collect::<Result<_, Usage>>()?;
+    let reasons = args.reasons.iter().map(|name| states::REASONS.read(name)).collect::<Result<_, Usage>>()?;
     let job_id = jobref::resolve(client, &args.job.job).await?;
     let mut request = pb::ListTasksRequest {
         job_id,

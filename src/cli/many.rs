@@ -59,7 +59,7 @@ pub(crate) struct ControlArgs {
     /// What to do to all jobs that match
     action: Action,
     /// Jobs in this state, such as `running`; may be repeated
-    #[arg(long = "state", value_name = "STATE")]
+    #[arg(long = "state", value_name = "STATE", hide_possible_values = true, value_parser = states::JOB_STATES)]
     states: Vec<String>,
     /// Jobs with this label, as KEY=VALUE; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
@@ -81,7 +81,7 @@ pub(crate) struct ControlArgs {
 /// Counts the jobs, asks, and does it.
 pub(crate) async fn control(client: &Client, format: Format, args: ControlArgs) -> anyhow::Result<ExitCode> {
     let filter = pb::JobFilter {
-        states: args.states.iter().map(|name| states::read_job_state(name)).collect::<Result<_, Usage>>()?,
+        states: args.states.iter().map(|name| states::JOB_STATES.read(name)).collect::<Result<_, Usage>>()?,
         labels: labels::read(&args.labels)?,
         search: args.search.clone().unwrap_or_default(),
         ..Default::default()

@@ -1,6 +1,10 @@
 //! States of jobs and tasks in words and colours.
 
+use std::ffi::OsStr;
 use std::time::{Duration, SystemTime};
+
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, Command};
 
 use crate::cli::args::Usage;
 use crate::cli::term::line::{Hue, Line};
@@ -40,37 +44,77 @@ pub(crate) fn is_ended(state: pb::JobState) -> bool {
     matches!(state, pb::JobState::Succeeded | pb::JobState::Failed | pb::JobState::Cancelled)
 }
 
-/// Reads the state of a job, as `backing off`, `backing-off` or `BACKING_OFF`.
-pub(crate) fn read_job_state(name: &str) -> Result<i32, Usage> {
-    let parse = |text: &str| pb::JobState::from_str_name(text).map(i32::from);
-    read(name, "state", JOB_PREFIX, parse, "pending, running, paused, cancelling, succeeded, failed, cancelled")
+/// A closed set of names that an argument is one of. It is read in any spelling (`backing off`, `backing-off`, `BACKING_OFF`), and a
+/// shell completes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names {
+    what: &'static str,
+    prefix: &'static str,
+    of: fn(i32) -> Option<&'static str>,
 }
 
-/// Reads the state of a task.
-pub(crate) fn read_task_state(name: &str) -> Result<i32, Usage> {
-    let parse = |text: &str| pb::TaskState::from_str_name(text).map(i32::from);
-    read(name, "state", TASK_PREFIX, parse, "pending, running, backing-off, succeeded, failed, cancelled")
+/// States of a job.
+pub(crate) const JOB_STATES: Names = Names {
+    what: "state",
+    prefix: JOB_PREFIX,
+    of: |number| pb::JobState::try_from(number).ok().map(|state| state.as_str_name()),
+};
+
+/// States of a task.
+pub(crate) const TASK_STATES: Names = Names {
+    what: "state",
+    prefix: TASK_PREFIX,
+    of: |number| pb::TaskState::try_from(number).ok().map(|state| state.as_str_name()),
+};
+
+/// Classes of failure, as `http-status`.
+pub(crate) const REASONS: Names = Names {
+    what: "reason",
+    prefix: FAILURE_PREFIX,
+    of: |number| pb::FailureReason::try_from(number).ok().map(|reason| reason.as_str_name()),
+};
+
+/// Kinds of events, as `task-ended`.
+pub(crate) const EVENT_KINDS: Names = Names {
+    what: "kind",
+    prefix: EVENT_PREFIX,
+    of: |number| pb::JobEventKind::try_from(number).ok().map(|kind| kind.as_str_name()),
+};
+
+/// Numbers of values that are looked at: none of the enums has one beyond.
+const NUMBER_MAX: i32 = 200;
+
+impl Names {
+    /// The names as they are written, each with its number.
+    fn all(self) -> impl Iterator<Item = (i32, String)> {
+        (1..NUMBER_MAX).filter_map(move |number| {
+            let name = (self.of)(number)?.strip_prefix(self.prefix)?;
+            Some((number, name.to_lowercase().replace('_', "-")))
+        })
+    }
+
+    /// Returns the number of a name.
+    pub(crate) fn read(self, name: &str) -> Result<i32, Usage> {
+        let wanted = name.to_lowercase().replace([' ', '_'], "-");
+        let found = self.all().find(|(_, name)| *name == wanted);
+        found.map(|(number, _)| number).ok_or_else(|| {
+            let known: Vec<String> = self.all().map(|(_, name)| name).collect();
+            Usage(format!("unknown {} `{name}`; use one of {}", self.what, known.join(", ")))
+        })
+    }
 }
 
-/// Reads a class of failure, as `http-status`.
-pub(crate) fn read_reason(name: &str) -> Result<i32, Usage> {
-    let parse = |text: &str| pb::FailureReason::from_str_name(text).map(i32::from);
-    let known = "dns, connect, tls, timeout-connect, timeout-idle, http-status, checksum-mismatch, cancelled and the \
-                 others of docs/ERRORS.md";
-    read(name, "reason", FAILURE_PREFIX, parse, known)
-}
+/// Takes any text, which [`Names::read`] judges; completions list the names.
+impl TypedValueParser for Names {
+    type Value = String;
 
-/// Reads a kind of event, as `task-ended`.
-pub(crate) fn read_event_kind(name: &str) -> Result<i32, Usage> {
-    let parse = |text: &str| pb::JobEventKind::from_str_name(text).map(i32::from);
-    read(name, "kind", EVENT_PREFIX, parse, "task-ended, job-changed, job-ended")
-}
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
 
-fn read(name: &str, what: &str, prefix: &str, parse: impl Fn(&str) -> Option<i32>, known: &str) -> Result<i32, Usage> {
-    let full = format!("{prefix}{}", name.to_uppercase().replace([' ', '-'], "_"));
-    parse(&full)
-        .filter(|number| *number > 0)
-        .ok_or_else(|| Usage(format!("unknown {what} `{name}`; use one of {known}")))
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.all().map(|(_, name)| PossibleValue::new(name))))
+    }
 }
 
 /// `200 in all: 140 succeeded, 1 failed, 59 cancelled`, without what is none.
@@ -176,14 +220,14 @@ mod tests {
     #[test]
     fn states_are_read_in_any_spelling() {
         for name in ["backing-off", "backing off", "BACKING_OFF"] {
-            assert_eq!(read_task_state(name).unwrap(), i32::from(pb::TaskState::BackingOff));
+            assert_eq!(TASK_STATES.read(name).unwrap(), i32::from(pb::TaskState::BackingOff));
         }
-        let error = read_job_state("odd").unwrap_err().to_string();
+        let error = JOB_STATES.read("odd").unwrap_err().to_string();
         assert_eq!(
             error,
             "unknown state `odd`; use one of pending, running, paused, cancelling, succeeded, failed, cancelled"
         );
-        assert!(read_job_state("unspecified").is_err());
+        assert!(JOB_STATES.read("unspecified").is_err());
     }
 
     #[test]

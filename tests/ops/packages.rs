@@ -98,7 +98,11 @@ fn completions_do_in_a_shell_and_pages_are_there_for_all_commands() {
     let man = haul(&["man", dir.path().to_str().unwrap()]);
     assert!(man.status.success(), "{}", said(&man));
     let page = std::fs::read_to_string(dir.path().join("haul-serve.1")).unwrap();
-    assert!(page.contains(".TH haul-serve 1") && page.contains("metrics\\-listen"), "{page:.800}");
+    assert!(
+        page.contains(concat!(".TH haul-serve 1 \"\" \"haul ", env!("CARGO_PKG_VERSION"), "\"\n"))
+            && page.contains("metrics\\-listen"),
+        "{page:.800}"
+    );
     assert!(dir.path().join("haul.1").exists() && dir.path().join("haul-token-create.1").exists());
     let missing = haul(&["man", "/nonexistent"]);
     assert!(!missing.status.success() && said(&missing).contains("/nonexistent"), "{}", said(&missing));

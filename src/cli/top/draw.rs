@@ -25,14 +25,14 @@ const WAITS_SHARE: usize = 4;
 pub(super) fn sheet(state: &State, size: Size) -> Sheet {
     let mut lines = vec![head(state, size.columns)];
     lines.extend(bar(state));
-    let foot = foot(state);
-    if state.prompt == Some(Prompt::Help) {
-        lines.extend(
-            HELP.iter().map(|(keys, what)| {
-                Line::of(Hue::Strong, &format!("  {keys:<9}")).with(Hue::Plain, &format!(" {what}"))
-            }),
-        );
-        return fitted(lines, None, foot, size);
+    let foot = foot(state, size.columns);
+    if let Some(Prompt::Help(first)) = state.prompt {
+        let help = help(size.columns);
+        let room = size.rows.saturating_sub(lines.len() + 1).max(1);
+        let first = first.min(help.len().saturating_sub(room));
+        let foot = if help.len() > room { "j k scroll  any other key goes back" } else { "any key goes back" };
+        lines.extend(help.into_iter().skip(first));
+        return fitted(lines, None, Line::of(Hue::Faint, foot), size);
     }
     let (about, list) = match &state.place {
         Place::Jobs => (jobs_line(state), jobs(state)),
@@ -112,8 +112,17 @@ fn bar(state: &State) -> Option<Line> {
     state.totals.draining.then(|| Line::of(Hue::Warn, "the server is shutting down"))
 }
 
+/// What the keys do.
+fn help(columns: usize) -> Vec<Line> {
+    let line = |(keys, what): &(&str, &str)| {
+        let line = Line::of(Hue::Strong, &format!("  {keys:<9}")).with(Hue::Plain, &format!(" {what}"));
+        line.folded(columns, 12)
+    };
+    HELP.iter().flat_map(line).collect()
+}
+
 /// What is asked, what was done, or the keys.
-fn foot(state: &State) -> Line {
+fn foot(state: &State, columns: usize) -> Line {
     match &state.prompt {
         Some(Prompt::Search) => Line::of(Hue::Strong, &format!("search: {}_", state.search)),
         Some(Prompt::Confirm(Order::Control(action, ids))) => {
@@ -121,21 +130,32 @@ fn foot(state: &State) -> Line {
             Line::of(Hue::Warn, &format!("{verb} {count}? y for yes, any other key for no"))
         }
         Some(Prompt::Confirm(_)) => Line::of(Hue::Warn, "cancel this task? y for yes, any other key for no"),
-        Some(Prompt::Help) => Line::of(Hue::Faint, "any key goes back"),
         Some(Prompt::Go) => Line::of(Hue::Strong, "go to: j jobs, h hosts"),
         None if !state.note.is_empty() => Line::of(Hue::Warn, &state.note),
-        None => {
-            let keys = match &state.place {
-                Place::Jobs => "Enter open  / search  Tab view  x select  p pause  c cancel  r retry  ? help  q quit",
-                Place::Job(_) => {
-                    "u back  Enter open  Tab view  f failures  / search  p pause  c cancel  r retry  ? help  q quit"
-                }
-                Place::Task(..) => "u back  c cancel  r retry  p pause the job  ? help  q quit",
-                Place::Hosts => "u back  p end a pause  ? help  q quit",
-            };
-            Line::of(Hue::Faint, keys)
-        }
+        None | Some(Prompt::Help(_)) => Line::of(Hue::Faint, &keys(&state.place, columns)),
     }
+}
+
+/// Lists the keys of a page, as many as there is room for: `?` leads to the others.
+fn keys(place: &Place, columns: usize) -> String {
+    let keys: &[&str] = match place {
+        Place::Jobs => &["Enter open", "/ search", "Tab view", "x select", "p pause", "c cancel", "r retry"],
+        Place::Job(_) => {
+            &["u back", "Enter open", "Tab view", "f failures", "/ search", "p pause", "c cancel", "r retry"]
+        }
+        Place::Task(..) => &["u back", "c cancel", "r retry", "p pause the job"],
+        Place::Hosts => &["u back", "p end a pause"],
+    };
+    let last = "? help  q quit";
+    let mut line = String::new();
+    for key in keys {
+        if line.len() + key.len() + 2 + last.len() > columns {
+            break;
+        }
+        line += key;
+        line += "  ";
+    }
+    line + last
 }
 
 /// Which jobs are listed.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use crate::cli::many::Action;
-use crate::cli::top::keys::Key;
+use crate::cli::top::keys::{HELP, Key};
 use crate::pb;
 
 /// Tasks that are read around the one that is chosen. Above the rows of any screen, so that a key seldom waits for an answer.
@@ -133,7 +133,8 @@ pub(super) enum Prompt {
     Search,
     /// An order that needs a yes.
     Confirm(Order),
-    Help,
+    /// The keys, from this line on.
+    Help(usize),
     /// `g` was typed: the next key says where to.
     Go,
 }
@@ -271,9 +272,15 @@ impl State {
             }
             Answer::Done(note) => self.note = note,
             // What was answered is not shown, but that the server answers is.
-            _ if self.is_paused => self.lost = None,
-            Answer::Refused(why) => (self.refused, self.lost) = (Some(why), None),
-            Answer::Totals(totals) => (self.totals, self.lost) = (totals.unwrap_or_default(), None),
+            _ if self.is_paused => self.answered(),
+            Answer::Refused(why) => {
+                self.answered();
+                self.refused = Some(why);
+            }
+            Answer::Totals(totals) => {
+                self.answered();
+                self.totals = totals.unwrap_or_default();
+            }
             Answer::Jobs { jobs, has_more } if self.place == Place::Jobs => {
                 self.heard();
                 (self.jobs, self.has_more) = (jobs, has_more);
@@ -297,7 +304,15 @@ impl State {
     }
 
     fn heard(&mut self) {
-        (self.refused, self.lost, self.is_loaded) = (None, None, true);
+        self.answered();
+        (self.refused, self.is_loaded) = (None, true);
+    }
+
+    /// Notes that the server answers: that it did not, which an order may have met too, is over.
+    fn answered(&mut self) {
+        if self.lost.take().is_some() {
+            self.note.clear();
+        }
     }
 
     /// Returns whether the page shows what the server said of it.
@@ -360,7 +375,10 @@ impl State {
                 }
                 return None;
             }
-            Some(Prompt::Help) => return None,
+            Some(Prompt::Help(line)) => {
+                self.prompt = scrolled(key, line, rows).map(Prompt::Help);
+                return None;
+            }
             None => {}
         }
         self.command(key, rows)
@@ -380,7 +398,7 @@ impl State {
             Key::Char('g') => self.prompt = Some(Prompt::Go),
             Key::Char('u') => self.up(),
             Key::Char('/') if matches!(self.place, Place::Jobs | Place::Job(_)) => self.prompt = Some(Prompt::Search),
-            Key::Char('?') => self.prompt = Some(Prompt::Help),
+            Key::Char('?') => self.prompt = Some(Prompt::Help(0)),
             Key::Char('.') => self.is_paused = !self.is_paused,
             Key::Char('x') => self.select(row),
             Key::Char('f') => self.failures(),
@@ -513,4 +531,16 @@ impl State {
             self.selected.insert(job.job_id.clone());
         }
     }
+}
+
+/// Returns the first line of the help after a key, or `None` if the key leaves it.
+fn scrolled(key: Key, line: usize, rows: usize) -> Option<usize> {
+    let by = match key {
+        Key::Char('j') => 1,
+        Key::Char('k') => -1,
+        Key::Rows(by) => by,
+        Key::Screens(by) => by.saturating_mul(rows as i64),
+        _ => return None,
+    };
+    Some(usize::try_from((line as i64).saturating_add(by)).unwrap_or(0).min(HELP.len()))
 }

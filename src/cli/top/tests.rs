@@ -181,6 +181,8 @@ fn each_page_is_seen() {
     failures.press(Key::Char('f'), 10);
     let mut help = at_jobs();
     help.press(Key::Char('?'), 10);
+    let mut scrolled = help.clone();
+    scrolled.press(Key::Rows(3), 10);
     let mut asked = at_jobs();
     asked.press(Key::Char('x'), 10);
     asked.press(Key::Char('j'), 10);
@@ -200,6 +202,7 @@ fn each_page_is_seen() {
         ("hosts", at_hosts(), 110, 7),
         ("no server", lost, 80, 8),
         ("a question", asked, 80, 8),
+        ("help, narrow", scrolled, 40, 9),
         ("help", help, 80, 18),
         (
             "nothing yet",
@@ -217,6 +220,47 @@ fn each_page_is_seen() {
         .map(|(name, state, columns, rows)| format!("{name}\n{}", seen(&state, columns, rows)))
         .collect();
     insta::assert_snapshot!(shown.join("\n"));
+}
+
+#[test]
+fn the_help_is_seen_to_its_end_on_a_small_screen() {
+    let mut state = at_jobs();
+    state.press(Key::Char('?'), 5);
+    let mut read = String::new();
+    for _ in 0..8 {
+        read += &seen(&state, 40, 8);
+        state.press(Key::Screens(1), 5);
+        assert!(matches!(state.prompt, Some(Prompt::Help(_))), "it stays");
+    }
+    for word in ["row down", "selection", "quit", "scroll"] {
+        assert!(read.contains(word), "{word}: {read}");
+    }
+    state.press(Key::Char('k'), 5);
+    state.press(Key::Escape, 5);
+    assert_eq!(state.prompt, None);
+}
+
+#[test]
+fn what_an_order_met_is_forgotten_when_the_server_answers_again() {
+    let mut state = at_jobs();
+    state.take(Answer::Lost("no server answers".to_owned()), now());
+    state.take(Answer::Done("no server answers".to_owned()), now());
+    assert_eq!(state.note, "no server answers");
+    state.take(Answer::Jobs { jobs: jobs(), has_more: false }, now());
+    assert_eq!(state.note, "");
+    state.take(Answer::Done("paused 1 job".to_owned()), now());
+    state.take(Answer::Jobs { jobs: jobs(), has_more: false }, now());
+    assert_eq!(state.note, "paused 1 job", "until the next key");
+}
+
+#[test]
+fn the_foot_names_the_help_at_any_width() {
+    for columns in [20, 40, 60, 80, 110] {
+        for state in [at_jobs(), at_job(), at_task(), at_hosts()] {
+            let shown = seen(&state, columns, 12);
+            assert!(shown.contains("? help  q quit"), "{columns}: {shown}");
+        }
+    }
 }
 
 #[test]

@@ -21,7 +21,8 @@ export function Overview({ model, job }: { model: JobModel; job: Job }) {
             Running now
           </h2>
           {active.length === 0 ? (
-            <p class="muted pad">No task runs at the moment.</p>
+            // The counts come before the first report of what runs.
+            <p class="muted pad">{running === 0 ? "No task runs at the moment." : "…"}</p>
           ) : (
             <div class="sheet bare">
               <table class="table tasks" aria-labelledby="running-now">

@@ -31,6 +31,8 @@ export function JobPage({ id }: { id: string }) {
   const job = model.job.value;
   const status = model.status.value;
   useReady(status !== "loading" || model.fault.value !== null);
+  // Before the job is there, too.
+  useKeys({ u: () => go("/jobs") }, []);
 
   if (status === "missing") {
     return (
@@ -72,7 +74,6 @@ function Known({ model, job, isGone }: { model: JobModel; job: Job; isGone: bool
 
   useKeys(
     {
-      u: () => go("/jobs"),
       f: () => go(`${base}/failures`),
       p: () => {
         if (canPause(job.state)) void pauseJob(model);

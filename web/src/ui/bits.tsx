@@ -84,7 +84,7 @@ export function ErrorBox({ fault, again }: { fault: Fault; again?: () => void })
         <p class="note-title">
           <Prose isFirst text={fault.message} />
         </p>
-        {fault.violations.length > 0 && (
+        {fault.violations.length > 1 && (
           <ul>
             {fault.violations.map((it) => (
               <li key={it.field}>
