@@ -56,7 +56,11 @@ pub(crate) fn complete(status: Status) -> Status {
         Code::Unavailable => return unavailable("UNAVAILABLE", text),
         // Of health, which knows services by name.
         Code::NotFound => {
-            let fault = Fault::new(Code::NotFound, "SERVICE_NOT_FOUND", "there is no service of this name");
+            let fault = Fault::new(
+                Code::NotFound,
+                "SERVICE_NOT_FOUND",
+                "the server has no service of this name; list its services by reflection",
+            );
             return fault.resource("service", "").into();
         }
         _ => "INTERNAL",

@@ -200,8 +200,8 @@ impl Reader {
         flush().await;
         let pages = match &mut self.source {
             Source::File(file) => {
-                let data = read_file(file, self.at, wanted).await?;
-                return if data.is_empty() { Err(gone(self.id)) } else { Ok(data) };
+                let data = file.read(self.at, wanted).await.map_err(|failure| internal(failure.message))?;
+                return data.filter(|data| !data.is_empty()).map(Bytes::from).ok_or_else(|| gone(self.id));
             }
             Source::Pages(pages) => pages,
         };
@@ -227,10 +227,6 @@ impl Reader {
         };
         if data.is_empty() { Err(lost(&self.engine, id, PAGE_LOST).await) } else { Ok(data) }
     }
-}
-
-async fn read_file(file: &Finished, offset: u64, wanted: usize) -> Result<Bytes, Status> {
-    file.read(offset, wanted).await.map(Bytes::from).map_err(|failure| internal(failure.message))
 }
 
 fn gone(id: TaskId) -> Status {

@@ -35,7 +35,9 @@ const HERE: &str = "http://localhost";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server that is silent for the first while a call is open is asked, and given up after the second: it may be gone
 /// without a word, and a watch would wait for ever.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
+/// The port of a server whose address names none, which is the one that `haul serve` listens at by default.
+const PORT: u16 = 4285;
 
 /// A server, connected to with the first call.
 #[derive(Clone)]
@@ -184,6 +186,11 @@ impl Client {
                 "no server answers at `{server}` ({}); start one with `haul serve`, or name another with --server",
                 plain(&cause(status))
             ),
+            Code::Unavailable if cause(status).contains("keep-alive timed out") => format!(
+                "what listens at `{server}` has not answered for {} s; check that --server names the port of `haul serve`, or try \
+                 again if the server has too much to do",
+                (KEEPALIVE.0 + KEEPALIVE.1).as_secs()
+            ),
             Code::Unavailable if !message.is_empty() => format!("the server at `{server}` is unavailable: {message}"),
             Code::Unimplemented => format!(
                 "the server at `{server}` does not know this call: it may be an older haul, or no haul at all; compare \
@@ -316,7 +323,13 @@ fn tls(place: &Where) -> Result<ClientTlsConfig, Usage> {
 
 /// The URL that is meant.
 fn address(server: &str) -> Result<String, Usage> {
-    let text = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+    // A host alone is a server as `haul serve` starts one. A URL has the port of its scheme, as behind a proxy.
+    let has_port = server.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    let text = match (server.contains("://"), has_port) {
+        (true, _) => server.to_owned(),
+        (false, true) => format!("http://{server}"),
+        (false, false) => format!("http://{server}:{PORT}"),
+    };
     let url = Url::parse(&text).map_err(|error| invalid(server, &error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(invalid(server, "it is neither http nor https"));
@@ -354,7 +367,11 @@ mod tests {
             ("127.0.0.1:4285", "http://127.0.0.1:4285"),
             ("http://localhost:1/", "http://localhost:1"),
             ("[::1]:7", "http://[::1]:7"),
-            ("somewhere", "http://somewhere"),
+            ("somewhere", "http://somewhere:4285"),
+            ("[::1]", "http://[::1]:4285"),
+            ("127.0.0.1", "http://127.0.0.1:4285"),
+            ("somewhere:80", "http://somewhere"),
+            ("http://somewhere", "http://somewhere"),
             ("https://a:1", "https://a:1"),
         ] {
             assert_eq!(address(text).unwrap(), url);

@@ -75,11 +75,11 @@ async fn check(config: ServeConfig) -> anyhow::Result<ExitCode> {
 /// Runs a server until SIGTERM or SIGINT.
 pub(crate) async fn run(command: &ServeCommand) -> anyhow::Result<ExitCode> {
     let config = ServeConfig::load(&command.settings).map_err(|error| Usage(error.to_string()))?;
+    let _log =
+        telemetry::start(format(config.log_format), tracing::Level::INFO).map_err(|error| Usage(error.to_string()))?;
     if command.check {
         return check(config).await;
     }
-    let _log =
-        telemetry::start(format(config.log_format), tracing::Level::INFO).map_err(|error| Usage(error.to_string()))?;
     // Without certificates to read anew, SIGHUP ends the server with its terminal, as it does every program.
     let mut hangup = config.network.tls.is_some().then(|| signal(SignalKind::hangup())).transpose()?;
     let (reload, reloaded) = watch::channel(());
@@ -104,11 +104,12 @@ pub(crate) async fn run(command: &ServeCommand) -> anyhow::Result<ExitCode> {
     }
     let descriptors = descriptors::raise();
     let (data_dir, download_dir) = (config.data_dir.clone(), config.download_dir.clone());
-    server::serve(settings(config, descriptors), stop, reloaded, |addresses| {
+    server::serve(settings(config, descriptors), stop, reloaded, |addresses, recovered| {
         let version = env!("CARGO_PKG_VERSION");
         let (data_dir, download_dir) = (data_dir.display(), download_dir.display());
         let listening = addresses.join(", ");
-        tracing::info!(version, listening, %data_dir, %download_dir, "haul serves");
+        let (jobs, cut_attempts) = (recovered.jobs, recovered.attempts);
+        tracing::info!(version, listening, %data_dir, %download_dir, jobs, cut_attempts, "haul serves");
         for note in &notes {
             tracing::warn!("{note}");
         }

@@ -113,18 +113,25 @@ pub(crate) fn columns() -> Vec<Column> {
 
 /// A row for each attempt.
 pub(crate) fn rows(task: &pb::Task, now: SystemTime) -> Vec<Row> {
-    task.attempt_log.iter().map(|attempt| row(attempt, now)).collect()
+    let last = task.attempt_log.len().saturating_sub(1);
+    let is_done = |place: usize| place == last && task.state() == pb::TaskState::Succeeded;
+    task.attempt_log.iter().enumerate().map(|(place, attempt)| row(task, attempt, is_done(place), now)).collect()
 }
 
-fn row(attempt: &pb::Attempt, now: SystemTime) -> Row {
+fn row(task: &pb::Task, attempt: &pb::Attempt, is_done: bool, now: SystemTime) -> Row {
     let end = attempt.end_time.and_then(|end| SystemTime::try_from(end).ok());
     let took = attempt.start_time.as_ref().map(|start| words::duration(since_from(start, end.unwrap_or(now))));
     let (hue, result) = match &attempt.error {
         Some(error) => (Hue::Bad, error.message.as_str()),
-        None if end.is_some() => (Hue::Good, "ok"),
+        None if is_done => (Hue::Good, "ok"),
+        // By a pause, a drain, or the end of the server.
+        None if end.is_some() => (Hue::Warn, "stopped before its end"),
         None => (Hue::Plain, "running"),
     };
     let resume = if attempt.resume.is_empty() { String::new() } else { format!("; {}", attempt.resume) };
+    // A page of a listing, or a mirror.
+    let place = other_than(&task.url, &attempt.url);
+    let place = if attempt.error.is_some() && !place.is_empty() { format!(" ({place})") } else { String::new() };
     let status = if attempt.http_status > 0 { attempt.http_status.to_string() } else { String::new() };
     Row::of(vec![
         Line::from(attempt.number.to_string()),
@@ -133,6 +140,48 @@ fn row(attempt: &pb::Attempt, now: SystemTime) -> Row {
         Line::from(attempt.remote_address.as_str()),
         Line::from(status),
         Line::from(words::size(attempt.bytes)),
-        Line::of(hue, result).with(Hue::Plain, &resume),
+        Line::of(hue, result).with(Hue::Plain, &place).with(Hue::Plain, &resume),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_attempt_says_how_it_ended_and_where() {
+        let time = Some(prost_types::Timestamp::default());
+        let attempt = |url: &str, error: Option<pb::TaskError>| pb::Attempt {
+            url: url.to_owned(),
+            start_time: time,
+            end_time: time,
+            error,
+            ..Default::default()
+        };
+        let missing = pb::TaskError { message: "the origin answered 404 Not Found".to_owned(), ..Default::default() };
+        let mut task = pb::Task {
+            url: "http://a/list".to_owned(),
+            state: pb::TaskState::Succeeded.into(),
+            attempt_log: vec![
+                attempt("http://a/list", None),
+                attempt("http://a/list?page=2", Some(missing.clone())),
+                attempt("http://a/list", Some(missing)),
+                attempt("http://a/list?page=2", None),
+            ],
+            ..Default::default()
+        };
+        let shown = |task: &pb::Task| {
+            let rows = rows(task, SystemTime::UNIX_EPOCH);
+            rows.iter().map(|row| row.cells.last().unwrap().text()).collect::<Vec<_>>()
+        };
+        let expected = [
+            "stopped before its end",
+            "the origin answered 404 Not Found (http://a/list?page=2)",
+            "the origin answered 404 Not Found",
+            "ok",
+        ];
+        assert_eq!(shown(&task), expected);
+        task.state = pb::TaskState::Pending.into();
+        assert_eq!(shown(&task)[3], "stopped before its end", "the job was paused");
+    }
 }

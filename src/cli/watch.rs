@@ -71,6 +71,8 @@ struct Watch {
     /// The last durable event that the snapshot of this connection includes. The list of waits is newer than that.
     snapshot_sequence: u64,
     state: pb::JobState,
+    /// Whether more tasks may be added.
+    is_open: bool,
     progress: pb::JobProgress,
     /// Tasks that wait for their next attempt, by index.
     backing_off: BTreeMap<u32, pb::Task>,
@@ -86,6 +88,7 @@ impl Watch {
             sequence: 0,
             snapshot_sequence: 0,
             state: pb::JobState::Unspecified,
+            is_open: false,
             progress: pb::JobProgress::default(),
             backing_off: BTreeMap::new(),
             said: Instant::now(),
@@ -133,6 +136,7 @@ impl Watch {
     fn take(&mut self, message: pb::WatchJobResponse) -> Result<(), Status> {
         if let Some(Event::Snapshot(job) | Event::JobChanged(job) | Event::JobEnded(job)) = &message.event {
             self.state = job.state();
+            self.is_open = job.open;
             self.progress.counts = job.counts;
         }
         if matches!(message.event, Some(Event::TaskEnded(_) | Event::JobChanged(_) | Event::JobEnded(_))) {
@@ -180,7 +184,7 @@ impl Watch {
         if self.format == Format::Json || is_ended(self.state) {
             return;
         }
-        let sum = progress_line(&self.progress);
+        let sum = progress_line(&self.progress, self.is_open);
         if screen::stderr_size().is_some() {
             self.draw(sum);
         } else if self.said.elapsed() >= QUIET_MAX {
@@ -259,7 +263,7 @@ fn ended_lines(job: &pb::Job) -> Vec<Line> {
     std::iter::once(job_line(job)).chain(kinds).collect()
 }
 
-fn progress_line(progress: &pb::JobProgress) -> Line {
+fn progress_line(progress: &pb::JobProgress, is_open: bool) -> Line {
     let bytes = progress.progress.unwrap_or_default();
     let counts = progress.counts.unwrap_or_default();
     let succeeded = words::number(counts.succeeded.into());
@@ -271,7 +275,9 @@ fn progress_line(progress: &pb::JobProgress) -> Line {
         words::number(counts.running.into()),
         bars::phrase(bytes.bytes_done, bytes.bytes_total, bytes.bytes_per_second, counts.pending == 0)
     );
-    line.with(Hue::Bad, &failed).with(Hue::Plain, &running)
+    let is_idle = counts.pending + counts.running + counts.backing_off == 0;
+    let open = if is_open && is_idle { "; open for `haul add` until `haul seal`" } else { "" };
+    line.with(Hue::Bad, &failed).with(Hue::Plain, &running).with(Hue::Warn, open)
 }
 
 /// How a task ended, in a line.
@@ -342,4 +348,21 @@ pub(crate) async fn wait(client: &Client, format: Format, args: WaitArgs) -> any
         return Ok(ExitCode::from(TIMED_OUT));
     }
     Ok(exit_code(job.state()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_that_waits_for_more_tasks_says_so() {
+        let progress = |pending: u32| pb::JobProgress {
+            counts: Some(pb::TaskCounts { total: 3, succeeded: 3 - pending, pending, ..Default::default() }),
+            ..Default::default()
+        };
+        assert!(progress_line(&progress(0), true).text().contains("open for `haul add` until `haul seal`"));
+        for (pending, is_open) in [(0, false), (1, true)] {
+            assert!(!progress_line(&progress(pending), is_open).text().contains("haul add"));
+        }
+    }
 }

@@ -57,7 +57,7 @@ impl Waits {
 pub const BACKING_OFF: &str = "its next attempt is not due yet";
 
 /// What is said of a task whose job is paused.
-pub const JOB_PAUSED: &str = "the job is paused; call ResumeJob to go on";
+pub const JOB_PAUSED: &str = "the job is paused; resume it to go on";
 
 /// A reason to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]

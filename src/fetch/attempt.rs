@@ -59,6 +59,8 @@ struct Attempt<'a> {
     /// Shared by the requests for all pages.
     body: Bytes,
     session: Session,
+    /// The page of a listing that is asked for, from 0.
+    page: u32,
     /// Whether an origin may have looked at a request whose answer is not kept yet.
     is_under_way: bool,
 }
@@ -77,13 +79,23 @@ impl<'a> Attempt<'a> {
         session.wanted_statuses.clone_from(&spec.accept_statuses);
         let headers = own_headers(ctx, spec);
         let body = Bytes::copy_from_slice(&spec.body);
-        Ok(Attempt { ctx, spec, url, method, headers, body, session, is_under_way: false })
+        Ok(Attempt { ctx, spec, url, method, headers, body, session, page: 0, is_under_way: false })
     }
 
     async fn go(&mut self) -> Result<(FetchResult, Option<FetchedBody>), Failure> {
         match &self.spec.pagination {
             None => self.single().await.map(|(result, body)| (result, Some(body))),
-            Some(pagination) => self.listing(pagination).await.map(|result| (result, None)),
+            Some(pagination) => {
+                let result = self.listing(pagination).await;
+                // The URL of the task, which stands beside the message, may answer.
+                let named = |failure: Failure| match self.page {
+                    0 => failure,
+                    page => {
+                        Failure { message: format!("page {} of the listing: {}", page + 1, failure.message), ..failure }
+                    }
+                };
+                result.map(|result| (result, None)).map_err(named)
+            }
         }
     }
 
@@ -113,6 +125,7 @@ impl<'a> Attempt<'a> {
             if let Next::Ended(result) = pager.cursor.next {
                 return Ok(*result);
             }
+            self.page = pager.cursor.pages;
             let response = self.ask(pager.request()?).await?;
             let result = result_of(&response);
             if pager.ends().contains(&response.status.as_u16()) {

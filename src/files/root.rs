@@ -318,8 +318,9 @@ impl Root {
         blocking(move || {
             let Some(file) = root.open_file(&path)? else { return Ok(None) };
             let metadata = file.metadata().map_err(|error| failure("look at", &path, &error))?;
-            let is_it = metadata.len() == size && created.is_none_or(|created| created == source::identity(&metadata));
-            Ok(is_it.then(|| Finished { file: Arc::new(file), size, path }))
+            let identity = source::identity(&metadata);
+            let is_it = metadata.len() == size && created.is_none_or(|created| created == identity);
+            Ok(is_it.then(|| Finished { file: Arc::new(file), size, identity, path }))
         })
         .await
     }
@@ -393,18 +394,24 @@ fn remove_checked(
 pub struct Finished {
     file: Arc<File>,
     size: u64,
+    /// What it was when it was opened.
+    identity: CreatedFile,
     path: String,
 }
 
 impl Finished {
-    /// Reads at most `length` bytes from `offset` on; fewer only at the end. A file that was cut short, or written to,
-    /// since it was opened is an error of the kind `Io`.
-    pub async fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, Failure> {
-        let Finished { file, size, path } = self.clone();
+    /// Reads at most `length` bytes from `offset` on; fewer only at the end. Returns `None` for a file that was written to, or cut
+    /// short, since it was opened: what is read could be of two files.
+    pub async fn read(&self, offset: u64, length: usize) -> Result<Option<Vec<u8>>, Failure> {
+        let Finished { file, size, identity, path } = self.clone();
         blocking(move || {
             let mut bytes = vec![0; size.saturating_sub(offset).min(length as u64) as usize];
-            file.read_exact_at(&mut bytes, offset).map_err(|error| failure("read", &path, &error))?;
-            Ok(bytes)
+            match file.read_exact_at(&mut bytes, offset) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+                read => read.map_err(|error| failure("read", &path, &error))?,
+            }
+            let metadata = file.metadata().map_err(|error| failure("look at", &path, &error))?;
+            Ok((metadata.len() == size && source::identity(&metadata) == identity).then_some(bytes))
         })
         .await
     }
@@ -457,12 +464,12 @@ mod tests {
         std::fs::write(&path, b"0123456789").unwrap();
         let created = source::identity(&std::fs::metadata(&path).unwrap());
         let file = root.open_finished("f", 10, Some(created)).await.unwrap().unwrap();
-        assert_eq!(file.read(3, 4).await.unwrap(), b"3456");
-        assert_eq!(file.read(20, 4).await.unwrap(), b"");
+        assert_eq!(file.read(3, 4).await.unwrap().unwrap(), b"3456");
+        assert_eq!(file.read(20, 4).await.unwrap().unwrap(), b"");
         assert!(root.open_finished("g", 10, None).await.unwrap().is_none());
         std::fs::rename(&path, place.path().join("root/moved")).unwrap();
         std::fs::write(&path, b"9876543210").unwrap();
-        assert_eq!(file.read(3, 4).await.unwrap(), b"3456", "it stays the one that was opened");
+        assert_eq!(file.read(3, 4).await.unwrap().unwrap(), b"3456", "it stays the one that was opened");
         assert!(root.open_finished("f", 10, Some(created)).await.unwrap().is_none(), "another file of that name");
         assert!(!root.remove_created("f", 10, created).await.unwrap());
         assert!(path.exists());

@@ -232,12 +232,21 @@ impl JobEvent {
 
 /// An event that does not fit the state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a job that is {state} cannot be {event}")]
+#[error("a job that is {state} cannot be {event}{}", advice(event))]
 pub struct WrongState {
     /// Where it is.
     pub state: JobState,
     /// What was to happen.
     pub event: &'static str,
+}
+
+/// What to do about an event that comes too early.
+fn advice(event: &str) -> &'static str {
+    match event {
+        "deleted" => "; cancel it, or wait until it has ended",
+        "retried" => "; wait until it has ended",
+        _ => "",
+    }
 }
 
 /// What an event made of a job.

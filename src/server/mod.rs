@@ -35,6 +35,7 @@ use crate::api::options;
 use crate::api::status::Violations;
 use crate::api::watchers::Watchers;
 use crate::config::network::Place;
+use crate::engine::Recovery;
 use crate::engine::handle::Engine;
 use crate::listen::tls::Tls;
 use crate::model::spec::TaskOptions;
@@ -96,18 +97,20 @@ const CUT_SHORT: &str = "the drain took longer than `--shutdown-grace`; the atte
                          after a restart";
 
 /// Serves until `stop` is done, a client calls `Drain`, or the engine fails. Reads the certificates anew when `reload`
-/// changes. Calls `ready` with where it listens, in the order of the settings, once calls are accepted.
+/// changes. Calls `ready` with where it listens, in the order of the settings, and with what the start took in, once calls are
+/// accepted.
 pub async fn serve(
     settings: ServerSettings,
     stop: impl Future<Output = ()>,
     reload: watch::Receiver<()>,
-    ready: impl FnOnce(&[String]),
+    ready: impl FnOnce(&[String], Recovery),
 ) -> Result<(), ServeError> {
     let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let counted = Arc::new(Metrics::new(metrics::label_values(settings.metrics_hosts.clone(), &DESCRIPTORS)));
     let (traces, sender) = Traces::start(settings.trace_ratio, counted.clone())?.unzip();
     let Built { engine, task, store, client, recovery } =
         build(&settings.engine, counted.clone(), traces.clone()).await?;
+    let recovered = task.recovery();
     check_addresses(&settings, &engine.books().borrow().clone(), engine.now())?;
     let listeners = listen(&settings, tls.as_ref()).await?;
     let addresses = listeners.addresses();
@@ -136,7 +139,7 @@ pub async fn serve(
     if let Some(tls) = tls {
         following.spawn(tls.follow(reload, closing.clone()));
     }
-    ready(&addresses);
+    ready(&addresses, recovered);
     systemd::ready();
 
     let early = tokio::select! {

@@ -140,6 +140,14 @@ async fn job_files_of_other_systems_are_read() {
 }
 
 #[test]
+fn a_port_that_says_nothing_is_named_as_such() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let output = haul(&["--server", &listener.local_addr().unwrap().to_string(), "list"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).contains("has not answered for 20 s; check that --server"), "{}", text(&output));
+}
+
+#[test]
 fn a_port_that_is_no_server_is_named_as_such() {
     let origin = Origin::start();
     let output = haul(&["--server", &origin.address().to_string(), "list"]);

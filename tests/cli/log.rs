@@ -42,7 +42,7 @@ fn log_of(flags: &[&str]) -> String {
 fn a_start_says_what_runs_where() {
     let log = log_of(&[]);
     let start = log.lines().find(|line| line.contains("haul serves")).unwrap();
-    for part in [env!("CARGO_PKG_VERSION"), "127.0.0.1:", "/data", "/downloads"] {
+    for part in [env!("CARGO_PKG_VERSION"), "127.0.0.1:", "/data", "/downloads", "jobs=0", "cut_attempts=0"] {
         assert!(start.contains(part), "{part}: {start}");
     }
     assert!(log.contains("SIGTERM"), "{log}");

@@ -1,5 +1,7 @@
 //! Errors of calls: each reason with its code and details, small enough for every client.
 
+use std::os::unix::fs::FileExt as _;
+
 use haul::pb;
 use prost::Message as _;
 use tonic::{Code, Status};
@@ -91,6 +93,36 @@ async fn what_the_state_forbids_says_so_with_its_reason() {
     let [file] = server.files().try_into().unwrap();
     std::fs::remove_file(server.downloads().join(file)).unwrap();
     assert_precondition(read(&server, &ended, 2, 0).await, "CONTENT_GONE");
+}
+
+/// No answer is a mixture of what a download left and of what somebody makes of its file meanwhile.
+#[tokio::test]
+async fn a_file_that_is_changed_while_it_is_read_ends_the_reading() {
+    const SIZE: u64 = 24 << 20;
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok(vec![b'a'; SIZE as usize]));
+    type Change = fn(&std::fs::File);
+    let changes: [Change; 2] =
+        [|file| file.write_all_at(&[b'c'; 100], SIZE - 100).unwrap(), |file| file.set_len(SIZE / 2).unwrap()];
+    for change in changes {
+        let ended = server.run(job(vec![download(origin.url("/a"))])).await;
+        let task = server.task(&ended.job_id, 0).await;
+        let Some(pb::task::Result::DownloadResult(result)) = task.result else { panic!("{task:?}") };
+        let task = Some(pb::read_content_request::Task::TaskIndex(0));
+        let request = pb::ReadContentRequest { job_id: ended.job_id.clone(), task, offset: 0, length: 0 };
+        let mut stream = server.contents().read_content(request).await.unwrap().into_inner();
+        let first = stream.message().await.unwrap().unwrap();
+        assert!(first.data.iter().all(|byte| *byte == b'a'));
+        let path = server.downloads().join(&result.path);
+        change(&std::fs::OpenOptions::new().write(true).open(path).unwrap());
+        let rest = async {
+            while let Some(chunk) = stream.message().await? {
+                assert!(chunk.data.iter().all(|byte| *byte == b'a'));
+            }
+            Ok::<_, Status>(())
+        };
+        assert_precondition(rest.await, "CONTENT_GONE");
+    }
 }
 
 #[tokio::test]

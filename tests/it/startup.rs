@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{Server, command, haul, refusal};
+use crate::support::server::{Server, command, haul, refusal, until_now};
 use crate::support::spec::{fetch, job};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,4 +116,26 @@ async fn health_and_reflection_are_told_to_whom_the_operator_says() {
     assert_ne!(asked(&open).await.status().code(), tonic::Code::Unauthenticated);
     let off = Server::with(&["--reflection", "off"]).await;
     assert_eq!(asked(&off).await.status().code(), tonic::Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_start_says_what_it_took_in() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/hang", Reply::hang());
+    server.submit(job(vec![fetch(origin.url("/hang"))])).await;
+    server.submit(haul::pb::JobSpec { open: true, ..Default::default() }).await;
+    until_now(|| origin.in_flight() == 1);
+    server.restart().await;
+    let log = server.log();
+    let start = log.lines().rfind(|line| line.contains("haul serves")).unwrap();
+    assert!(start.contains("jobs=2") && start.contains("cut_attempts=1"), "{log}");
+}
+
+#[tokio::test]
+async fn a_check_refuses_the_filter_of_the_log_that_a_start_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut check = command(dir.path(), &["--check".to_owned()]);
+    check.env("HAUL_LOG", "[");
+    let (code, said) = refusal(check);
+    assert!(code == 2 && said.contains("HAUL_LOG"), "{said}");
 }
