@@ -76,8 +76,9 @@ fn url(text: &str, path: &dyn Display, v: &mut Violations) -> Option<Host> {
         // Without a colon there is no secret in it before its query, so that much may be repeated.
         Err(url::ParseError::RelativeUrlWithoutBase) if !text.contains([':', '@']) => {
             let plain = shown(text.split(['?', '#']).next().unwrap_or_default());
-            let hint = match Url::parse(&format!("https://{plain}")) {
-                Ok(_) => format!("; did you mean `https://{plain}`?"),
+            let meant = plain.trim_start_matches('/');
+            let hint = match Url::parse(&format!("https://{meant}")) {
+                Ok(_) => format!("; did you mean `https://{meant}`?"),
                 Err(_) => ", and is no URL with one either".to_owned(),
             };
             v.add(path, format!("`{plain}` has no scheme{hint}"));
@@ -134,6 +135,13 @@ fn fetch(spec: pb::FetchSpec, path: &dyn Display, v: &mut Violations) -> (FetchS
     if spec.max_response_bytes.is_some_and(|it| it == 0 || it > most) {
         v.add(format!("{path}.max_response_bytes"), format!("must be from 1 to {most}; use a download for more"));
     }
+    if spec.method == "HEAD" {
+        for (is_set, field) in [(spec.expect_json, "expect_json"), (spec.pagination.is_some(), "pagination")] {
+            if is_set {
+                v.add(format!("{path}.{field}"), "needs a body, which the answer to HEAD does not have");
+            }
+        }
+    }
     let spec = FetchSpec {
         url: spec.url,
         method: spec.method,
@@ -183,12 +191,14 @@ fn pagination(spec: pb::Pagination, path: &dyn Display, v: &mut Violations) -> O
             need(&it.param, "page_number.param", v);
             short(&it.size_param, &format_args!("{path}.page_number.size_param"), v);
             sized(&it.size_param, it.size, &format_args!("{path}.page_number.size"), v);
+            differs(&it.size_param, &it.param, &format_args!("{path}.page_number.size_param"), v);
             PageStyle::PageNumber { param: it.param, first: it.first, size_param: it.size_param, size: it.size }
         }
         Some(Style::Offset(it)) => {
             need(&it.param, "offset.param", v);
             short(&it.limit_param, &format_args!("{path}.offset.limit_param"), v);
             sized(&it.limit_param, it.limit, &format_args!("{path}.offset.limit"), v);
+            differs(&it.limit_param, &it.param, &format_args!("{path}.offset.limit_param"), v);
             PageStyle::Offset { param: it.param, limit_param: it.limit_param, limit: it.limit }
         }
         Some(Style::Cursor(it)) => {
@@ -214,6 +224,12 @@ fn short(name: &str, path: &dyn Display, v: &mut Violations) {
 fn sized(param: &str, size: u64, path: &dyn Display, v: &mut Violations) {
     if !param.is_empty() && size == 0 {
         v.add(path, "must be set where its parameter is named");
+    }
+}
+
+fn differs(name: &str, other: &str, path: &dyn Display, v: &mut Violations) {
+    if !name.is_empty() && name == other {
+        v.add(path, "must differ from `param`: one query parameter cannot have both values");
     }
 }
 

@@ -7,10 +7,10 @@ use clap::Args;
 use crate::cli::args::{Format, Usage};
 use crate::cli::client::Client;
 use crate::cli::json;
-use crate::cli::sizes::parse_size;
 use crate::cli::term::fields::print_fields;
 use crate::cli::term::line::Line;
 use crate::cli::term::words;
+use crate::config::sizes::parse_size;
 use crate::model::host::normal;
 use crate::pb;
 

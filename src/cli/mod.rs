@@ -32,7 +32,6 @@ mod patience;
 mod principal;
 mod reference;
 mod serve;
-mod sizes;
 mod states;
 mod submit;
 mod task;

@@ -31,7 +31,7 @@ use crate::telemetry;
 pub(crate) struct ServeCommand {
     #[command(flatten)]
     settings: ServeArgs,
-    /// Say what the server would expose, and start nothing; exit 2 where it would not start
+    /// Say what the server would expose, and start nothing; exit 2 where the settings are refused
     #[arg(long)]
     check: bool,
 }
@@ -121,7 +121,7 @@ pub(crate) async fn run(command: &ServeCommand) -> anyhow::Result<ExitCode> {
     .await
     .map_err(|error| match error {
         // The command line asks for something that cannot be.
-        ServeError::NobodySignsIn(..) => Usage(error.to_string()).into(),
+        ServeError::NobodySignsIn(..) | ServeError::AuditLog(_) => Usage(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })?;
     Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ pub mod file;
 pub mod keys;
 pub mod network;
 pub mod raw;
+pub mod sizes;
 pub mod tls;
 pub(crate) mod values;
 

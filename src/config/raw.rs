@@ -14,6 +14,7 @@ use crate::config::choices::{
     Auth, Exposed, FileDurability, HealthFor, IdentityArgs, InsecureListen, LogFormat, Switch, TenantArgs,
     TlsClientAuth, TlsVersion,
 };
+use crate::config::sizes::parse_size;
 
 /// The heading of the flags that say who may call.
 const NETWORK: &str = "Network";
@@ -168,14 +169,14 @@ pub struct ServeArgs {
     pub trace_ratio: Option<f64>,
 
     /// Bytes that downloads leave free on their file system [default: 1 GiB or 5 % of it, whichever is less]
-    #[arg(long, env = "HAUL_DISK_RESERVE", value_name = "BYTES")]
+    #[arg(long, env = "HAUL_DISK_RESERVE", value_name = "BYTES", value_parser = parse_size)]
     pub disk_reserve: Option<u64>,
 
     /// The most bytes of a download that sets no `max_bytes` of its own [default: no limit]
-    #[arg(long, env = "HAUL_MAX_DOWNLOAD_BYTES", value_name = "BYTES")]
+    #[arg(long, env = "HAUL_MAX_DOWNLOAD_BYTES", value_name = "BYTES", value_parser = parse_size)]
     pub max_download_bytes: Option<u64>,
     /// Memory for tasks that wait for their turn, roughly [default: 67108864, which is 64 MiB]; what does not fit is read from the database again
-    #[arg(long, value_name = "BYTES", env = "HAUL_QUEUE_BYTES")]
+    #[arg(long, value_name = "BYTES", env = "HAUL_QUEUE_BYTES", value_parser = parse_size)]
     pub queue_bytes: Option<u64>,
 
     /// Where the key of the secrets in the database is: `file:PATH` or `env:NAME`, with 64 hexadecimal digits [default: the file `haul.key` in the data directory, made at the first start]
@@ -323,7 +324,7 @@ pub struct ServeArgs {
     pub max_streams_per_connection: Option<u32>,
 
     /// Bytes of messages that have not arrived whole, at most 32 MiB of them on one connection [default: 268435456]
-    #[arg(long, env = "HAUL_INBOUND_BUFFER_BYTES", value_name = "BYTES", help_heading = NETWORK)]
+    #[arg(long, env = "HAUL_INBOUND_BUFFER_BYTES", value_name = "BYTES", value_parser = parse_size, help_heading = NETWORK)]
     pub inbound_buffer_bytes: Option<u64>,
 
     /// How long a new connection may take for TLS and to send its first bytes [default: 10s]

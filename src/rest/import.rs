@@ -85,7 +85,7 @@ fn kind(query: &str) -> Result<Kind, Status> {
     match query {
         "" | "kind=download" => Ok(Kind::Download),
         "kind=fetch" => Ok(Kind::Fetch),
-        _ => Err(Violations::one("kind", "is the only parameter, and `download` or `fetch`")),
+        _ => Err(Violations::one("kind", "must be `download` or `fetch`, and is the only parameter")),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::access::audit_event;
 use crate::model::audit::AuditFilter;
 use crate::rest::json;
+use crate::server::error::ServeError;
 use crate::store::{AuditPlace, Store, StoreError};
 
 /// How often rows are looked for.
@@ -84,10 +85,16 @@ async fn lines(store: &dyn Store, last: u64) -> Result<(u64, Vec<u8>), StoreErro
     Ok((end, lines))
 }
 
-fn write(sink: &AuditSink, lines: &[u8]) -> io::Result<()> {
+/// Makes the file, so that a start fails whose lines would all be lost.
+pub(super) fn check(sink: &AuditSink) -> Result<(), ServeError> {
+    write(sink, &[]).map_err(ServeError::AuditLog)
+}
+
+fn write(sink: &AuditSink, lines: &[u8]) -> Result<(), String> {
     match sink {
-        AuditSink::Stderr => io::stderr().lock().write_all(lines),
-        AuditSink::File(path) => append(path, lines),
+        AuditSink::Stderr => io::stderr().lock().write_all(lines).map_err(|error| error.to_string()),
+        AuditSink::File(path) => append(path, lines)
+            .map_err(|error| format!("`{}` cannot be written ({error}); correct `--audit-log`", path.display())),
     }
 }
 

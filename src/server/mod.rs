@@ -106,6 +106,7 @@ pub async fn serve(
     ready: impl FnOnce(&[String], Recovery),
 ) -> Result<(), ServeError> {
     let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+    settings.audit_log.as_ref().map(audit_log::check).transpose()?;
     let counted = Arc::new(Metrics::new(metrics::label_values(settings.metrics_hosts.clone(), &DESCRIPTORS)));
     let (traces, sender) = Traces::start(settings.trace_ratio, counted.clone())?.unzip();
     let Built { engine, task, store, client, recovery } =
@@ -174,7 +175,12 @@ pub async fn serve(
     if tokio::time::timeout(settings.shutdown_grace, drain).await.is_err() {
         tracing::warn!("{CUT_SHORT}");
     }
-    match ended {
+    outcome(ended)
+}
+
+/// How the server ends by the end of its engine; `None` where that outlives the grace.
+fn outcome(engine: Option<Result<Result<(), ServeError>, JoinError>>) -> Result<(), ServeError> {
+    match engine {
         Some(Ok(result)) => result,
         Some(Err(panic)) => Err(StoreError::Fatal(format!("the engine panicked: {panic}")).into()),
         None => Ok(()),

@@ -99,9 +99,9 @@ async fn what_the_state_forbids_says_so_with_its_reason() {
 #[tokio::test]
 async fn a_file_that_is_changed_while_it_is_read_ends_the_reading() {
     const SIZE: u64 = 24 << 20;
+    type Change = fn(&std::fs::File);
     let (server, origin) = (Server::start().await, Origin::start());
     origin.reply("/a", Reply::ok(vec![b'a'; SIZE as usize]));
-    type Change = fn(&std::fs::File);
     let changes: [Change; 2] =
         [|file| file.write_all_at(&[b'c'; 100], SIZE - 100).unwrap(), |file| file.set_len(SIZE / 2).unwrap()];
     for change in changes {

@@ -139,3 +139,14 @@ async fn a_check_refuses_the_filter_of_the_log_that_a_start_refuses() {
     let (code, said) = refusal(check);
     assert!(code == 2 && said.contains("HAUL_LOG"), "{said}");
 }
+
+#[test]
+fn a_log_of_the_audit_that_cannot_be_written_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = ["--audit-log", "/nowhere/audit.jsonl", "--disk-reserve", "1MiB"].map(str::to_owned);
+    let (code, said) = refusal(command(dir.path(), &flags));
+    assert!(code == 2 && said.contains("`/nowhere/audit.jsonl` cannot be written"), "{said}");
+    let flags = ["--disk-reserve", "much"].map(str::to_owned);
+    let (code, said) = refusal(command(dir.path(), &flags));
+    assert!(code == 2 && said.contains("`much` is not a size; write it like"), "{said}");
+}

@@ -343,7 +343,7 @@ async fn violations_beyond_the_budget_are_counted() {
 #[tokio::test]
 async fn a_url_without_a_scheme_is_repeated_without_its_query() {
     let server = Server::start().await;
-    for url in ["example.com/x?token=hunter2", "example.com/x#token=hunter2"] {
+    for url in ["example.com/x?token=hunter2", "example.com/x#token=hunter2", "//example.com/x?token=hunter2"] {
         let request = pb::SubmitJobRequest { job: Some(job(vec![fetch(url)])), ..Default::default() };
         let status = server.jobs().submit_job(request).await.unwrap_err();
         assert!(status.message().contains("`https://example.com/x`"), "{}", status.message());
@@ -385,5 +385,39 @@ async fn pointers_and_parameters_are_short() {
         let mut expected = [field, "items_pointer"];
         expected.sort_unstable();
         assert_eq!(fields, expected);
+    }
+}
+
+/// What is asked for by HEAD has no body, and one parameter has one value.
+#[tokio::test]
+async fn fetches_that_cannot_work_are_refused() {
+    use pb::pagination::Style;
+    let server = Server::start().await;
+    let listing = |style| Some(pb::Pagination { style: Some(style), ..Default::default() });
+    let head = || pb::FetchSpec { method: "HEAD".into(), ..Default::default() };
+    let page = pb::PageNumber { param: "p".into(), size_param: "p".into(), size: 1, ..Default::default() };
+    let offset = pb::Offset { param: "p".into(), limit_param: "p".into(), limit: 1 };
+    for (spec, field) in [
+        (pb::FetchSpec { expect_json: true, ..head() }, "expect_json"),
+        (pb::FetchSpec { pagination: listing(Style::LinkHeader(pb::LinkHeader {})), ..head() }, "pagination"),
+        (
+            pb::FetchSpec { pagination: listing(Style::PageNumber(page)), ..Default::default() },
+            "pagination.page_number.size_param",
+        ),
+        (
+            pb::FetchSpec { pagination: listing(Style::Offset(offset)), ..Default::default() },
+            "pagination.offset.limit_param",
+        ),
+    ] {
+        let spec = pb::FetchSpec { url: "http://a.example/".into(), ..spec };
+        let task = pb::TaskSpec { work: Some(pb::task_spec::Work::Fetch(spec)), ..Default::default() };
+        for validate_only in [true, false] {
+            let request =
+                pb::SubmitJobRequest { job: Some(job(vec![task.clone()])), validate_only, ..Default::default() };
+            let status = server.jobs().submit_job(request).await.unwrap_err();
+            let found = status.get_details_bad_request().unwrap().field_violations;
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!(found[0].field, format!("job.tasks[0].fetch.{field}"));
+        }
     }
 }

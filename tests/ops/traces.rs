@@ -151,6 +151,12 @@ async fn nothing_is_told_unless_it_is_asked_for() {
     refused.env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url).env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
     let (code, why) = refusal(refused);
     assert!(code != 0 && why.contains("`OTEL_EXPORTER_OTLP_PROTOCOL` is `http/protobuf`"), "{code}: {why}");
+    for wrong in ["zz", "127.0.0.1:4317", "localhost:4317", "http://"] {
+        let mut refused = command(tempfile::tempdir().unwrap().path(), &[]);
+        refused.env("OTEL_EXPORTER_OTLP_ENDPOINT", wrong);
+        let (code, why) = refusal(refused);
+        assert!(code != 0 && why.contains(&format!("is `{wrong}`, which is not a URL")), "{code}: {why}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

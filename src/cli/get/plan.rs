@@ -11,8 +11,8 @@ use url::Url;
 
 use crate::cli::args::Usage;
 use crate::cli::lists::{self, Entry, List};
-use crate::cli::sizes::parse_size;
 use crate::cli::urls;
+use crate::config::sizes::parse_size;
 use crate::model::checksum::Checksum;
 use crate::model::secret::is_secret_header;
 use crate::model::spec::{DownloadSpec, OnConflict, TaskOptions, TaskSpec, Work};

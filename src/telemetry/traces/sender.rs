@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::ClientTlsConfig;
+use url::Url;
 
 use crate::model::text;
 use crate::telemetry::metrics::Metrics;
@@ -31,6 +32,9 @@ pub enum TracesError {
     /// The collector is to be spoken to in another way.
     #[error("`{0}` is `{1}`, and traces are sent by `grpc` alone; unset it, or name a collector's port for gRPC")]
     Protocol(&'static str, String),
+    /// The address of the collector is none.
+    #[error("`OTEL_EXPORTER_OTLP_ENDPOINT` is `{0}`, which is not a URL; write it like `http://127.0.0.1:4317`")]
+    Endpoint(String),
     /// The rest of what the environment says.
     #[error("traces cannot be sent as the environment says by `OTEL_EXPORTER_OTLP_...`: {0}")]
     Exporter(String),
@@ -47,6 +51,10 @@ pub(super) fn exporter() -> Result<Option<SpanExporter>, TracesError> {
     let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
         || variable("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none");
     let Some(endpoint) = endpoint.filter(|_| !is_off) else { return Ok(None) };
+    let is_url = Url::parse(&endpoint).is_ok_and(|url| url.has_host() && matches!(url.scheme(), "http" | "https"));
+    if !is_url {
+        return Err(TracesError::Endpoint(text::shown(&endpoint)));
+    }
     for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
         if let Some(protocol) = variable(name).filter(|protocol| protocol != "grpc") {
             return Err(TracesError::Protocol(name, text::shown(&protocol)));

@@ -1,7 +1,7 @@
 //! Sizes in bytes as people write them.
 
 /// Reads a size: a number, or one with a unit of 1024 (`10MiB`, `10M`, `512k`).
-pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a size; write it like `500000`, `512k` or `10MiB`");
     let at = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(at);
