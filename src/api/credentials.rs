@@ -11,16 +11,25 @@ use crate::engine::handle::Engine;
 use crate::model::access::Actor;
 use crate::model::book::Book;
 use crate::model::credential::{Credential, NAMED_MAX, Value};
+use crate::model::header::{begins_header, is_header};
 use crate::model::spec::{HttpParts, TaskOptions, TaskSpec, Work};
 use crate::model::time::Timestamp;
 
 /// Headers that would take the credential somewhere else, or its place.
 const RESERVED: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 /// Headers by which some origins take a request for one of another method, path or host, to which the credential is not bound.
-const DISGUISES: [&str; 2] = ["forwarded", "x-host"];
+const DISGUISES: [&str; 3] = ["forwarded", "x-host", "x-method"];
 /// The beginnings of more such headers.
-const DISGUISES_BEGIN: [&str; 7] =
-    ["x-forwarded", "x-http-host", "x-http-method", "x-method-override", "x-original-", "x-override-", "x-rewrite-"];
+const DISGUISES_BEGIN: [&str; 8] = [
+    "x-envoy-original-",
+    "x-forwarded",
+    "x-http-host",
+    "x-http-method",
+    "x-method-override",
+    "x-original-",
+    "x-override-",
+    "x-rewrite-",
+];
 
 /// Judges the credentials that tasks name, and adds what is wrong. `defaults` is the path of the job's defaults, where they
 /// come with the tasks.
@@ -93,14 +102,13 @@ impl Judge<'_> {
         }
         let own = credential.value.as_ref().and_then(Value::header);
         for (index, header) in http.headers.iter().enumerate() {
-            let lower = header.name.to_ascii_lowercase();
-            let is_name = |other: &str| lower.eq_ignore_ascii_case(other);
-            let is_disguise =
-                DISGUISES.iter().any(|it| is_name(it)) || DISGUISES_BEGIN.iter().any(|it| lower.starts_with(it));
+            let is_name = |other: &str| is_header(&header.name, other);
+            let is_disguise = DISGUISES.iter().any(|it| is_name(it))
+                || DISGUISES_BEGIN.iter().any(|it| begins_header(&header.name, it));
             if is_disguise || RESERVED.iter().any(|it| is_name(it)) || own.is_some_and(is_name) {
                 v.add(
                     format!("{path}.headers[{index}].name"),
-                    format!("`{}` cannot be set beside `credential`", shown(&lower)),
+                    format!("`{}` cannot be set beside `credential`", shown(&header.name.to_ascii_lowercase())),
                 );
             }
         }

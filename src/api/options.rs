@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::api::status::{Violations, shown};
 use crate::api::values::{self, duration, positive};
+use crate::model::header::{begins_header, is_header};
 use crate::model::secret::{REDACTED, Secret, is_redacted, is_secret_header};
 use crate::model::spec::{HeaderSpec, HttpOptions, RetryOptions, TaskOptions, TimeoutOptions};
 use crate::pb;
@@ -97,7 +98,7 @@ pub(crate) fn backoffs_fit(job: &TaskOptions, task: &TaskOptions, path: &dyn Dis
 
 /// Checks that a download does not ask for a range, by its own headers or by its job's.
 pub(crate) fn no_range(job: &TaskOptions, task: &TaskOptions, path: &dyn Display, v: &mut Violations) {
-    let is_range = |header: &HeaderSpec| header.name.eq_ignore_ascii_case(RANGE);
+    let is_range = |header: &HeaderSpec| is_header(&header.name, RANGE);
     if let Some(index) = task.http.headers.iter().position(is_range) {
         v.add(format!("{path}.options.http.headers[{index}].name"), "`Range` of a download is set by haul");
     } else if task.http.headers.is_empty() && job.http.headers.iter().any(is_range) {
@@ -180,7 +181,7 @@ fn http(http: pb::HttpOptions, path: &dyn Display, v: &mut Violations) -> HttpOp
 
 /// Returns whether haul sets this header itself.
 pub(crate) fn is_own_header(name: &str) -> bool {
-    OWN_HEADERS.contains(&name) || name.starts_with(CONDITIONAL)
+    OWN_HEADERS.iter().any(|own| is_header(name, own)) || begins_header(name, CONDITIONAL)
 }
 
 fn filled(text: String) -> Option<String> {

@@ -14,8 +14,9 @@ use crate::cli::serve::root_keys;
 use crate::cli::term::screen;
 use crate::cli::term::words;
 use crate::config::keys;
+use crate::model::text::shown;
 use crate::pb;
-use crate::server::{RootKeys, verify_audit};
+use crate::server::{Head, RootKeys, verify_audit};
 
 /// The most that is asked for at once.
 const PAGE_SIZE: i32 = 1_000;
@@ -38,8 +39,8 @@ pub(crate) struct AuditCommand {
 enum Verify {
     /// Check that no row of the record was changed or removed, whether or not a server uses the data directory
     #[command(
-        after_help = "Example:\n  haul audit verify --data-dir /var/lib/haul --head 4711:5c1774a9…\n\nThe server logs the \
-                      head when it starts, each hour and when it ends. Exits with 1 when a row was changed, is missing or \
+        after_help = "Example:\n  haul audit verify --data-dir /var/lib/haul --head \"$(cat head)\"\n\nThe server logs the \
+                      head, a number with 64 hexadecimal digits, when it starts, each hour and when it ends. Exits with 1 when a row was changed, is missing or \
                       was not written by this server."
     )]
     Verify(VerifyArgs),
@@ -185,14 +186,18 @@ fn sentence(event: &pb::AuditEvent) -> String {
 }
 
 async fn verify(args: VerifyArgs) -> anyhow::Result<ExitCode> {
-    if let Some(head) = &args.head
-        && head.split_once(':').and_then(|(number, _)| number.parse::<u64>().ok()).is_none()
-    {
-        return Err(Usage(format!("`{head}` is not a head; write it as the server logged it, NUMBER:DIGEST")).into());
-    }
+    let head = match &args.head {
+        None => None,
+        Some(text) => Some(Head::parse(text).ok_or_else(|| {
+            Usage(format!(
+                "`{}` is not a head; write it as the server logged it: its number, a colon and all 64 hexadecimal digits",
+                shown(text)
+            ))
+        })?),
+    };
     let key = keys::data_key(args.data_key.as_deref()).map_err(Usage)?;
     let roots = key.map_or(RootKeys::Beside, root_keys);
-    let verified = verify_audit(&args.data_dir, &roots, args.head.as_deref()).await?;
+    let verified = verify_audit(&args.data_dir, &roots, head.as_ref()).await?;
     for what in &verified.wrong {
         screen::line(what.as_str());
     }

@@ -16,7 +16,7 @@ use tonic_types::StatusExt as _;
 use url::{Host, Url};
 
 use crate::cli::args::{Format, Remote, SOCKET, TokenSource, Usage, Where, With};
-use crate::model::secret::Secret;
+use crate::model::secret::{self, Secret};
 use crate::model::text::plain;
 use crate::pb::access_service_client::AccessServiceClient;
 use crate::pb::admin_service_client::AdminServiceClient;
@@ -258,6 +258,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 fn invalid(server: &str, why: &str) -> Usage {
+    let server = secret::redacted_text(server);
     Usage(format!("`{server}` is not the address of a server: {why}; write it like `127.0.0.1:4285`"))
 }
 
@@ -321,7 +322,7 @@ fn tls(place: &Where) -> Result<ClientTlsConfig, Usage> {
     }
 }
 
-/// The URL that is meant.
+/// The URL that is meant. It holds no secret, since messages name the server.
 fn address(server: &str) -> Result<String, Usage> {
     // A host alone is a server as `haul serve` starts one. A URL has the port of its scheme, as behind a proxy.
     let has_port = server.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
@@ -334,7 +335,10 @@ fn address(server: &str) -> Result<String, Usage> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(invalid(server, "it is neither http nor https"));
     }
-    if !url.has_host() || !matches!(url.path(), "" | "/") || url.query().is_some() {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(invalid(server, "it has a user part, which a server does not take; a token goes into HAUL_TOKEN"));
+    }
+    if !url.has_host() || !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
         return Err(invalid(server, "it has more than a host and a port"));
     }
     Ok(url.as_str().trim_end_matches('/').to_owned())
@@ -378,6 +382,10 @@ mod tests {
         }
         for text in ["", "http://a:1/x", "a:port", "grpc://a:1"] {
             assert!(address(text).is_err(), "{text}");
+        }
+        for text in ["http://u:hidden@a:1", "u:hidden@a:99999", "http://a/?token=hidden", "a#token=hidden", "hidden@a"]
+        {
+            assert!(!address(text).unwrap_err().0.contains("hidden"), "{text}");
         }
     }
 }

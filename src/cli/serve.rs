@@ -97,12 +97,13 @@ pub(crate) async fn run(command: &ServeCommand) -> anyhow::Result<ExitCode> {
             }
         }
     };
-    let notes = notes(&config);
+    let mut notes = notes(&config);
     redact_parameters(&config.redact_query_params);
     if let Err(error) = descriptors::close_memory() {
         tracing::warn!("a core dump of this process would show keys and tokens: it cannot be forbidden ({error})");
     }
     let descriptors = descriptors::raise();
+    notes.extend(descriptors::objection(descriptors));
     let (data_dir, download_dir) = (config.data_dir.clone(), config.download_dir.clone());
     server::serve(settings(config, descriptors), stop, reloaded, |addresses, recovered| {
         let version = env!("CARGO_PKG_VERSION");

@@ -1,6 +1,7 @@
 //! `haul token`: makes, lists and revokes tokens, by a server or in a data directory that no server uses.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -210,6 +211,13 @@ async fn create_offline(args: CreateArgs, format: Format) -> anyhow::Result<Exit
     let key = keys::data_key(args.data_key.as_deref()).map_err(Usage)?;
     let roots = key.map_or(RootKeys::Beside, root_keys);
     let answer = offline::change_access(&args.data_dir, &roots, plan).await?;
+    if let Some(owner) = other_owner(&args.data_dir) {
+        screen::say(format!(
+            "`{}` belongs to the user with the number {owner}, and the database that is in it now does not, so that a server of \
+             that user cannot use it; run this as that user, or change the owner of the files there",
+            args.data_dir.display()
+        ));
+    }
     if let AccessAnswer::Token { token, is_first, .. } = answer {
         let end = token.expire_time.map(stamp);
         if format == Format::Json {
@@ -232,6 +240,13 @@ async fn create_offline(args: CreateArgs, format: Format) -> anyhow::Result<Exit
     }
     screen::document(text.expose());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the owner of a data directory whose database is somebody else's.
+fn other_owner(dir: &Path) -> Option<u32> {
+    let owner = |path: &Path| std::fs::metadata(path).ok().map(|it| it.uid());
+    let (of_dir, of_files) = (owner(dir)?, owner(&dir.join("haul.db"))?);
+    (of_dir != of_files).then_some(of_dir)
 }
 
 fn stamp(time: Timestamp) -> prost_types::Timestamp {

@@ -100,6 +100,20 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(error.contains(part), "{text:?}: {error}");
         }
+        for text in [
+            "api.example.com/x?token=hidden",
+            "localhost:8080/x?token=hidden",
+            "http://h:99999/?token=hidden",
+            "http://[::x]/?token=hidden",
+            "//h/x?sig=hidden",
+            "http://h/?token=hidden\u{7}",
+            "http://h/ http://h/#token=hidden",
+            "ftp://h/?a=1;token=hidden",
+            "h?a=b&hidden@h",
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(!error.contains("hidden"), "{text}: {error}");
+        }
         let long = read(&"\u{0}".repeat(60_000)).unwrap_err();
         assert!(long.len() < 300, "{long}");
         for good in ["http://a/ü c.txt", "https://a.example:1/x#y", "HTTP://a/", "http://[::1]/"] {

@@ -13,6 +13,7 @@ use crate::config::tls::{TlsConfig, identities};
 use crate::config::values::{duration, hosts, lifetime};
 use crate::model::access::LIFETIME_MAX_DEFAULT;
 use crate::model::identity::Identities;
+use crate::model::secret;
 
 /// Where the server listens when nothing is said: 4285 spells HAUL.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:4285";
@@ -328,14 +329,15 @@ fn group(name: &str) -> Option<u32> {
 fn origins(texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<String> {
     let mut origins = Vec::new();
     for text in texts.unwrap_or_default() {
+        let shown = secret::redacted_text(text);
         let origin = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         match origin.map(|url| url.origin().ascii_serialization()) {
             Some(origin) if *text == origin && !text.contains('*') => origins.push(origin),
             Some(origin) if !text.contains('*') => wrong.push(format!(
-                "`cors_origins` has `{text}`, which is not an origin as browsers write it; write `{origin}`"
+                "`cors_origins` has `{shown}`, which is not an origin as browsers write it; write `{origin}`"
             )),
             _ => wrong.push(format!(
-                "`cors_origins` has `{text}`, which is not an origin; write each in full, like `https://example.com`"
+                "`cors_origins` has `{shown}`, which is not an origin; write each in full, like `https://example.com`"
             )),
         }
     }
@@ -410,6 +412,9 @@ mod tests {
             ["*", "null", "https://*.example.com", "example.com", "https://Example.com", "https://a/", "ftp://a", ""]
         {
             assert!(read(bad).unwrap_err().contains("cors_origins"), "{bad}");
+        }
+        for bad in ["https://u:hidden@a", "u:hidden@a", "https://a/?token=hidden", "a/?token=hidden"] {
+            assert!(!read(bad).unwrap_err().contains("hidden"), "{bad}");
         }
     }
 

@@ -237,7 +237,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_TLS_CLIENT_CA", value_name = "FILE", help_heading = NETWORK)]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// The list of client certificates that their authority has revoked, in PEM
+    /// The lists of client certificates that their authority has revoked, in PEM, or one list in DER
     #[arg(long, env = "HAUL_TLS_CLIENT_CRL", value_name = "FILE", help_heading = NETWORK)]
     pub tls_client_crl: Option<PathBuf>,
 

@@ -108,7 +108,7 @@ impl Runner {
         }
         // Whatever an origin said is searched where it came in; this is for what was made of it.
         if let (AttemptEnd::Failed(failure), Some(echo)) = (&mut ended.end, launch.echo())
-            && (echo.is_in(failure.message.as_bytes()) || echo.is_in(ended.report.url.as_bytes()))
+            && (echo.is_in_any_case(failure.message.as_bytes()) || echo.is_in_any_case(ended.report.url.as_bytes()))
         {
             *failure = echoed();
             ended.report.url.clear();

@@ -10,6 +10,19 @@ const CONNECTIONS_DEFAULT_MAX: u64 = 4_096;
 /// The most files that are open for who reads them.
 const FILES_READ_MAX: u64 = 8_192;
 
+/// With fewer descriptors than this, what a server has open for itself and the connections that it takes leave none: peers that
+/// say nothing may keep everybody out.
+const LEAST: u64 = 128;
+
+/// Returns what the operator should know of so many descriptors, if they are too few.
+pub fn objection(descriptors: Option<u64>) -> Option<String> {
+    let count = descriptors.filter(|count| *count < LEAST)?;
+    Some(format!(
+        "there may be {count} open files and connections, which are too few: clients may be kept out, and tasks fail; allow at \
+         least {LEAST} (`ulimit -n`, `LimitNOFILE=`)"
+    ))
+}
+
 /// Raises the soft limit on descriptors to the hard one, and returns it; `None` if it is unlimited.
 pub fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
@@ -64,6 +77,8 @@ mod tests {
         assert_eq!(connections(Some(100_000), Some(1_024)), 768);
         assert_eq!(connections(Some(100_000), None), 100_000);
         assert_eq!(connections(None, Some(1)), 1);
+        assert!(objection(Some(127)).is_some_and(|it| it.contains("127")));
+        assert_eq!([Some(128), None].map(objection), [None, None]);
         assert_eq!([Some(1_024), Some(1 << 20), None, Some(1)].map(files_read), [128, 8_192, 8_192, 1]);
     }
 }

@@ -17,7 +17,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use webpki::EndEntityCert;
+use webpki::{BorrowedCertRevocationList, EndEntityCert};
 
 use crate::listen::validity::not_after;
 use crate::model::identity::Shown;
@@ -49,7 +49,7 @@ pub struct TlsSettings {
     pub key: PathBuf,
     /// The authorities of clients, in PEM.
     pub client_ca: Option<PathBuf>,
-    /// The certificates of clients that were revoked, in PEM.
+    /// The certificates of clients that were revoked: any number of lists in PEM, or one in DER.
     pub client_crl: Option<PathBuf>,
     /// What is asked of clients.
     pub client_auth: ClientAuth,
@@ -301,7 +301,23 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     }
 }
 
+/// Returns the lists in a file: any number in PEM, or one in DER. A file without one is refused, since no list would mean that
+/// nobody is revoked.
 fn revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let lists = CertificateRevocationListDer::pem_slice_iter(&read(path)?).collect::<Result<Vec<_>, _>>();
-    lists.map_err(|error| TlsError { path: path.to_owned(), why: error.to_string() })
+    let wrong = |why: String| TlsError { path: path.to_owned(), why };
+    let bytes = read(path)?;
+    let lists = CertificateRevocationListDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    let lists = lists.map_err(|error| wrong(error.to_string()))?;
+    if !lists.is_empty() {
+        return Ok(lists);
+    }
+    match BorrowedCertRevocationList::from_der(&bytes) {
+        Ok(_) => Ok(vec![CertificateRevocationListDer::from(bytes)]),
+        Err(error) => {
+            let why = format!(
+                "there is no list of revoked certificates in it, neither in PEM nor, as a whole file, in DER ({error})"
+            );
+            Err(wrong(why))
+        }
+    }
 }

@@ -16,6 +16,7 @@ pub mod event;
 pub mod failure;
 pub mod failures;
 pub mod group;
+pub mod header;
 pub mod host;
 pub mod identity;
 pub mod ids;

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use zeroize::Zeroize as _;
 
+use crate::model::header::is_header;
+
 /// What a secret reads as, wherever it is printed.
 pub const REDACTED: &str = "REDACTED";
 
@@ -48,7 +50,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// Names of query parameters whose values are secret, in lower case; names that end in `_token` are too.
+/// Names of parameters of a query or a fragment whose values are secret, in lower case; names that end in `_token` are too.
 const SECRET_PARAMETERS: [&str; 15] = [
     "api_key",
     "client_secret",
@@ -70,18 +72,20 @@ const SECRET_PARAMETERS: [&str; 15] = [
 /// Further names, which the operator adds when the process begins.
 static FURTHER_PARAMETERS: OnceLock<Vec<String>> = OnceLock::new();
 
-/// Takes the values of these query parameters for secret, too. Only the first call in a process counts.
+/// Takes the values of these parameters for secret, too. Only the first call in a process counts.
 pub fn redact_parameters(names: &[String]) {
     let _ = FURTHER_PARAMETERS.set(names.iter().map(|name| name.to_ascii_lowercase()).collect());
 }
 
-/// Returns a URL as people may see it: its user part, and query values whose name says that they are secret, read
-/// `REDACTED`. The rest stays byte for byte.
+/// Returns a URL as people may see it: its user part, and values of its query and its fragment whose name says that they are
+/// secret, read `REDACTED`. The rest stays byte for byte.
 pub fn redacted(url: &Url) -> String {
     let mut seen = without_user(url);
-    if let Some(query) = url.query().filter(|query| query.split('&').any(is_secret_pair)) {
-        let pairs: Vec<_> = query.split('&').map(redacted_pair).collect();
-        seen.set_query(Some(&pairs.join("&")));
+    if let Some(query) = url.query().filter(|query| has_secret(query)) {
+        seen.set_query(Some(&redacted_pairs(query)));
+    }
+    if let Some(fragment) = url.fragment().filter(|fragment| has_secret(fragment)) {
+        seen.set_fragment(Some(&redacted_pairs(fragment)));
     }
     seen.into()
 }
@@ -103,58 +107,94 @@ fn without_user(url: &Url) -> Url {
     seen
 }
 
-fn is_secret_pair(pair: &str) -> bool {
-    let name = pair.split('=').next().unwrap_or_default();
+fn is_secret_name(name: &str) -> bool {
     let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
     SECRET_PARAMETERS.contains(&name.as_str())
         || name.ends_with("_token")
         || FURTHER_PARAMETERS.get().is_some_and(|further| further.contains(&name))
 }
 
-fn redacted_pair(pair: &str) -> String {
-    match pair.split_once('=') {
-        Some((name, _)) if is_secret_pair(pair) => format!("{name}={REDACTED}"),
-        _ => pair.to_owned(),
+/// What ends a name, or the value of a name that is not secret, where only `&` ends the value of one that is: some origins
+/// take `;` for `&`, and fragments hold whole queries (`#/path?token=a`).
+const SEPARATORS: [char; 2] = [';', '?'];
+
+/// Returns where a secret begins in the text between two `&`: all from there on is one, since most origins end a value at `&`
+/// alone.
+fn secret_at(text: &str) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let rest = &text[from..];
+        let end = rest.find(|letter| letter == '=' || SEPARATORS.contains(&letter))?;
+        if rest[end..].starts_with('=') && is_secret_name(&rest[..end]) {
+            return Some(from + end + 1);
+        }
+        from += end + rest[end..].find(SEPARATORS)? + 1;
     }
+}
+
+/// Returns whether a query or a fragment holds a secret.
+fn has_secret(text: &str) -> bool {
+    text.contains('=') && text.split('&').any(|part| secret_at(part).is_some())
+}
+
+/// Returns a query or a fragment without its secrets.
+fn redacted_pairs(text: &str) -> String {
+    let redacted = |part: &str| secret_at(part).map_or_else(|| part.to_owned(), |at| part[..at].to_owned() + REDACTED);
+    text.split('&').map(redacted).collect::<Vec<_>>().join("&")
 }
 
 /// Returns whether a URL holds `REDACTED` where its secret would be: it was copied from an answer.
 pub fn is_redacted(url: &Url) -> bool {
-    let of_query = |query: &str| {
-        query.split('&').any(|pair| is_secret_pair(pair) && pair.split_once('=').is_some_and(|it| it.1 == REDACTED))
-    };
-    url.username() == REDACTED || url.password() == Some(REDACTED) || url.query().is_some_and(of_query)
+    let of_pairs = |pairs: &str| pairs.split('&').any(|part| secret_at(part).is_some_and(|at| part[at..] == *REDACTED));
+    url.username() == REDACTED
+        || url.password() == Some(REDACTED)
+        || [url.query(), url.fragment()].into_iter().flatten().any(of_pairs)
 }
 
-/// Returns whether the text of a URL has, or may have, a user part or a secret in its query. It is not parsed: a text with an
-/// `@` before its query is taken to have a user part.
+/// Returns whether the text of a URL has, or may have, a user part or a secret in its query or fragment. It is not parsed: a
+/// text with an `@` before these is taken to have a user part.
 pub fn holds_secret(url: &str) -> bool {
-    let url = url.split('#').next().unwrap_or_default();
+    let (url, fragment) = url.split_once('#').unwrap_or((url, ""));
     let (place, query) = url.split_once('?').unwrap_or((url, ""));
-    place.contains('@') || (!query.is_empty() && query.split('&').any(is_secret_pair))
+    place.contains('@') || has_secret(query) || has_secret(fragment)
 }
 
-/// As [`redacted`], for text that is meant to be a URL. Other text is hidden whole when it has an `@`.
+/// As [`redacted`], for text that is meant to be a URL. Other text is hidden whole when it has an `@`, and else shown without
+/// what would be secret in the query or the fragment of a URL.
 pub fn redacted_text(text: &str) -> String {
     match Url::parse(text) {
         Ok(url) if url.has_host() => redacted(&url),
         // `me:pw@nowhere` parses, as a URL of the scheme `me`.
         _ if text.contains('@') => REDACTED.to_owned(),
-        _ => text.to_owned(),
+        // What reads URLs leaves tabs and ends of lines out, wherever they stand.
+        _ => {
+            let text: String = text.chars().filter(|letter| !matches!(letter, '\t' | '\n' | '\r')).collect();
+            let parts = text.split('#').map(|part| match part.split_once('?') {
+                Some((place, query)) => format!("{}?{}", redacted_pairs(place), redacted_pairs(query)),
+                None => redacted_pairs(part),
+            });
+            parts.collect::<Vec<_>>().join("#")
+        }
     }
 }
 
 /// As [`redacted`], for text with URLs in it, relative ones among them, as some headers have.
 pub fn redacted_within(text: &str) -> String {
-    const ENDS: [char; 8] = ['&', '#', '>', '<', '"', ';', ',', ' '];
+    const BEGINS: [char; 4] = ['?', '&', ';', '#'];
+    const ENDS: [char; 7] = ['&', '#', '>', '<', '"', ',', ' '];
     let mut seen = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find(['?', '&']) {
-        let (before, pair) = rest.split_at(at + 1);
-        let pair = &pair[..pair.find(ENDS).unwrap_or(pair.len())];
+    while let Some(at) = rest.find(BEGINS) {
+        let (before, behind) = rest.split_at(at + 1);
         seen += before;
-        seen += &redacted_pair(pair);
-        rest = &rest[before.len() + pair.len()..];
+        rest = behind;
+        let end = rest.find(|letter| letter == '=' || BEGINS.contains(&letter) || ENDS.contains(&letter));
+        if let Some(end) = end.filter(|end| rest[*end..].starts_with('=') && is_secret_name(&rest[..*end])) {
+            seen += &rest[..=end];
+            seen += REDACTED;
+            rest = &rest[end..];
+            rest = &rest[rest.find(ENDS).unwrap_or(rest.len())..];
+        }
     }
     seen += rest;
     without_users(&seen)
@@ -175,9 +215,7 @@ fn without_users(text: &str) -> String {
 
 /// Returns whether a header is secret by its name alone.
 pub fn is_secret_header(name: &str) -> bool {
-    ["authorization", "cookie", "proxy-authorization", "set-cookie"]
-        .iter()
-        .any(|secret| name.eq_ignore_ascii_case(secret))
+    ["authorization", "cookie", "proxy-authorization", "set-cookie"].iter().any(|secret| is_header(name, secret))
 }
 
 #[cfg(test)]
@@ -204,6 +242,11 @@ mod tests {
             ("http://a/x?X-Amz-Signature=abc&X-Amz-Date=1", "http://a/x?X-Amz-Signature=REDACTED&X-Amz-Date=1"),
             ("http://a/x?access_token=a&%6bey=b#f", "http://a/x?access_token=REDACTED&%6bey=REDACTED#f"),
             ("http://a/x?tokens=1&key&a=b%3Dc&&", "http://a/x?tokens=1&key&a=b%3Dc&&"),
+            ("http://a/x#access_token=a&b=%20c", "http://a/x#access_token=REDACTED&b=%20c"),
+            ("http://a/x?key=a#/b?token=c", "http://a/x?key=REDACTED#/b?token=REDACTED"),
+            ("http://a/x?a=1;token=b;c=2&d=3", "http://a/x?a=1;token=REDACTED&d=3"),
+            ("http://a/x?token=b;c&d=3", "http://a/x?token=REDACTED&d=3"),
+            ("http://a/x?;;;a=;sig;b=1#L10", "http://a/x?;;;a=;sig;b=1#L10"),
         ] {
             assert_eq!(redacted_text(url), seen);
             assert_eq!(is_redacted(&Url::parse(seen).unwrap()), seen.contains("=REDACTED"));
@@ -213,12 +256,46 @@ mod tests {
             ("http://a/x?page=2&token=t", true),
             ("http://a/x?%6bey=1#f", true),
             ("http://me:pw@a/", true),
-            ("http://a/x?page=2#token=t@", false),
+            ("http://a/x?page=2#token=t@", true),
+            ("http://a/x?page=2#t@", false),
+            ("http://a/x?page=2;token=t", true),
             ("http://a/x", false),
         ] {
             assert_eq!(holds_secret(url), holds, "{url}");
         }
         let source = Url::parse("http://me:pw@a/x?key=1").unwrap();
         assert_eq!(source_name(&source), "http://REDACTED@a/x?key=1");
+    }
+
+    #[test]
+    fn hides_the_secrets_of_what_is_no_url() {
+        for (text, seen) in [
+            ("api.example.com/x?token=a&b=c", "api.example.com/x?token=REDACTED&b=c"),
+            ("localhost:8080/x?a=1;sig=b#key=c", "localhost:8080/x?a=1;sig=REDACTED#key=REDACTED"),
+            ("http://h:99999/?to\tken=a", "http://h:99999/?token=REDACTED"),
+            ("//h/x?sig=a", "//h/x?sig=REDACTED"),
+            ("token=a", "token=REDACTED"),
+            ("h/x?y&token=a@", "REDACTED"),
+            ("notaurl", "notaurl"),
+        ] {
+            assert_eq!(redacted_text(text), seen);
+        }
+    }
+
+    #[test]
+    fn hides_the_secrets_of_urls_within_text() {
+        for (text, seen) in [
+            ("</x?token=a&b=c>; rel=\"next\"", "</x?token=REDACTED&b=c>; rel=\"next\""),
+            ("</x?a=1;token=b;c>; rel=next, </y#sig=d>", "</x?a=1;token=REDACTED>; rel=next, </y#sig=REDACTED>"),
+            ("5; url=//me:pw@a/x?b=c", "5; url=//REDACTED@a/x?b=c"),
+        ] {
+            assert_eq!(redacted_within(text), seen);
+        }
+    }
+
+    #[test]
+    fn a_header_is_secret_however_it_is_written() {
+        assert!(["Authorization", "PROXY_authorization", "Set_Cookie"].iter().all(|name| is_secret_header(name)));
+        assert!(!is_secret_header("x-cookie"));
     }
 }

@@ -65,7 +65,7 @@ impl Credentialed {
                 // Of the URL that was asked nothing is shown but what the task itself had.
                 Ok(Response { body: Body(Box::new(source)), url, ..response })
             }
-            Err(failure) if echo.is_in(failure.message.as_bytes()) => Err(echoed()),
+            Err(failure) if echo.is_in_any_case(failure.message.as_bytes()) => Err(echoed()),
             Err(failure) => Err(failure),
         }
     }
@@ -145,7 +145,7 @@ fn set_parameter(url: &mut Url, name: &str, value: &str) {
 
 /// Returns whether a header has the secret.
 fn holds(echo: &Echo, headers: &HeaderMap) -> bool {
-    headers.iter().any(|(name, value)| echo.is_in(value.as_bytes()) || echo.is_in(name.as_str().as_bytes()))
+    headers.iter().any(|(name, value)| echo.is_in(value.as_bytes()) || echo.is_in_any_case(name.as_str().as_bytes()))
 }
 
 /// A body that ends at the secret.

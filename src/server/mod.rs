@@ -67,7 +67,7 @@ pub use crate::server::error::ServeError;
 pub use crate::server::settings::{EngineSettings, ServerSettings};
 pub use crate::store::Retention;
 /// What is done with a data directory beside a server.
-pub use crate::store::sqlite::{KeySource, RootKeys, access_beside, audit, backup, verify_audit};
+pub use crate::store::sqlite::{Head, KeySource, RootKeys, access_beside, audit, backup, verify_audit};
 
 /// How often the head of the audit is logged.
 const HEADS_INTERVAL: Duration = Duration::from_hours(1);

@@ -276,6 +276,14 @@ async fn a_row_that_is_changed_added_or_missing_is_found() {
     assert_eq!(verify(&server, &[]).0, Some(0));
     let (code, said) = verify(&server, &["--head", &head]);
     assert!(code == Some(1) && said.contains("are missing"), "{said}");
+    // A slip must not hide it.
+    let short = &head[..head.len() - 1];
+    for slip in
+        [short.to_owned(), format!("{head}0"), format!("{short}x"), format!("{}…", &head[..8]), "2:x".to_owned()]
+    {
+        let (code, said) = verify(&server, &["--head", &slip]);
+        assert!(code == Some(2), "{slip}: {said}");
+    }
     edit(&server, restore).await;
     assert_eq!(verify(&server, &["--head", &head]).0, Some(0));
 }

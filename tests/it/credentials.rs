@@ -175,6 +175,13 @@ async fn what_does_not_fit_is_refused_when_it_is_submitted() {
         (with(&|http| http.headers = vec![named("x-original-url")]), "headers[0].name"),
         (with(&|http| http.headers = vec![named("X-Forwarded-Host")]), "headers[0].name"),
         (with(&|http| http.headers = vec![named("Forwarded")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("X_Key")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("X_Original_URL")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("x-http_method_override")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("Proxy_Authorization")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("X-Envoy-Original-Path")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("Content_Length")]), "headers[0].name"),
+        (with(&|http| http.headers = vec![named("If_Match")]), "headers[0].name"),
     ] {
         for validate_only in [true, false] {
             let request =
@@ -250,6 +257,22 @@ async fn an_answer_that_holds_the_secret_is_not_kept() {
     credential.skip_echo_scan = true;
     set(&server, credential, bearer(SECRET)).await;
     assert_eq!(server.run(job(vec![using("api", fetch(origin.url("/raw")))])).await.state(), JobState::Succeeded);
+}
+
+/// haul itself writes names of headers, and some of what it tells in messages, in lower case.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_echo_that_haul_writes_in_lower_case_is_found() {
+    let (server, origin) = (server().await, Origin::start());
+    set(&server, bound("api", &origin), bearer(SECRET)).await;
+    origin.handle("/name", |_| Reply::ok("fine").header(SECRET, "x"));
+    origin.handle("/coding", |_| Reply::ok("fine").header("Transfer-Encoding", SECRET));
+    for path in ["/name", "/coding"] {
+        let ended = server.run(job(vec![using("api", fetch(origin.url(path)))])).await;
+        let tasks = server.tasks(&ended.job_id).await;
+        let shown = format!("{tasks:?} {:?}", server.events(&ended.job_id, 0).await).to_ascii_lowercase();
+        assert!(!shown.contains(&SECRET.to_ascii_lowercase()), "{path}: {shown}");
+        assert_eq!(tasks[0].error.as_ref().unwrap().reason(), FailureReason::SecretEchoed, "{path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

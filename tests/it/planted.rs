@@ -247,7 +247,7 @@ async fn no_secret_stands_anywhere() {
         "{}\n{}\n{}\n",
         origin.url("/leads?sig=SESAME12"),
         origin.url("/leads-back?password=SESAME13"),
-        origin.url("/file?X-Amz-Signature=SESAME14&page=1")
+        origin.url("/file?page=1;X-Amz-Signature=SESAME14#access_token=SESAME14")
     );
     let import = ["--header", "content-type: text/uri-list", "--data-binary", &list];
     let imported = curl(&server, &import, &format!("/v1/jobs/{open}/tasks:import"));

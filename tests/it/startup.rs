@@ -54,9 +54,15 @@ async fn what_the_server_keeps_is_for_its_user_alone() {
     let data = dir.path().join("data");
     std::fs::create_dir(&data).unwrap();
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let (server, origin) = (Server::over(dir, &["--allow-private-networks"]).await, Origin::start());
+    let (mut server, origin) = (Server::over(dir, &["--allow-private-networks"]).await, Origin::start());
     origin.reply("/long", Reply::ok("x".repeat(200_000)));
     server.run(job(vec![fetch(origin.url("/long"))])).await;
+    // The key as well, where somebody has opened it since.
+    let key = data.join("haul.key");
+    let open = || std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o666)).unwrap();
+    open();
+    assert!(server.terminate().success());
+    server.launch().await;
     let (mut places, mut bodies) = (vec![data], 0);
     while let Some(place) = places.pop() {
         let mode = std::fs::metadata(&place).unwrap().permissions().mode();
@@ -68,6 +74,41 @@ async fn what_the_server_keeps_is_for_its_user_alone() {
         }
     }
     assert_eq!(bodies, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_key_that_everybody_may_read_and_too_few_descriptors_are_spoken_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("root.key");
+    std::fs::write(&key, "1".repeat(64)).unwrap();
+    let flag = format!("file:{}", key.display());
+    let mode = |mode| std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o640);
+    let mut server = Server::over(dir, &["--data-key", &flag]).await;
+    let is_said = |server: &Server, what: &str| server.log().contains(what);
+    assert!(!is_said(&server, "open to every user of this machine") && !is_said(&server, "which are too few"));
+    mode(0o644);
+    server.limit_descriptors(100).await;
+    assert!(is_said(&server, "open to every user of this machine (mode 644)"), "{}", server.log());
+    assert!(is_said(&server, "which are too few"), "{}", server.log());
+}
+
+/// Only root may give a directory away.
+#[test]
+fn a_token_that_is_made_in_a_directory_of_somebody_else_is_spoken_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let make =
+        || haul(&["token", "create", "op", "--grant", "read", "--offline", "--data-dir", data.to_str().unwrap()]);
+    if std::os::unix::fs::chown(&data, Some(65_534), None).is_err() {
+        return;
+    }
+    let made = make();
+    let said = String::from_utf8_lossy(&made.stderr).into_owned();
+    assert!(made.status.success() && said.contains("belongs to the user with the number 65534"), "{said}");
+    std::os::unix::fs::chown(&data, Some(0), None).unwrap();
+    assert!(!String::from_utf8_lossy(&make().stderr).contains("belongs to"));
 }
 
 #[test]

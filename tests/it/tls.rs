@@ -127,6 +127,45 @@ async fn a_connection_ends_with_the_certificate_that_it_was_made_with() {
     assert!(still.is_err(), "the good one goes on: {still:?}");
 }
 
+/// A file without a list of revoked certificates does not mean that nobody is revoked: the list that was there stays.
+#[tokio::test]
+async fn a_list_of_revoked_certificates_that_is_none_changes_nothing() {
+    let authority = Authority::new();
+    let server = with_revocations(&authority, "spiffe://example/ns/*");
+    let bad = authority.client("spiffe://example/ns/bad", 7);
+    let der = authority.revocations(7).der().to_vec();
+    let refuses = async || {
+        let refused = server.call(&authority, Some(&bad)).await.unwrap_err();
+        assert!(refused.get_details_error_info().is_none(), "no server answered: {refused:?}");
+    };
+    server.call(&authority, Some(&bad)).await.unwrap();
+    std::fs::write(server.path("crl.pem"), &der).unwrap();
+    server.reload("were read again");
+    refuses().await;
+    let pem = authority.revoking(7);
+    let good = authority.client("spiffe://example/ns/good", 1);
+    for (what, file) in [
+        ("an empty file", Vec::new()),
+        ("a certificate", authority.0.pem().into_bytes()),
+        ("no list", b"garbage\n".to_vec()),
+        ("half of a list in DER", der[..der.len() / 2].to_vec()),
+        ("half of a list in PEM", pem.as_bytes()[..pem.len() / 2].to_vec()),
+        ("more than a list in DER", [der.as_slice(), der.as_slice()].concat()),
+    ] {
+        std::fs::write(server.path("crl.pem"), file).unwrap();
+        server.reload("the certificates stay as they were");
+        server.call(&authority, Some(&good)).await.expect(what);
+        refuses().await;
+        let flags = ["--tls-client-ca", "DIR/ca.pem", "--tls-client-crl", "DIR/crl.pem"];
+        let flags = flags.map(|flag| flag.replace("DIR", server.dir.path().to_str().unwrap()));
+        let other = tempfile::tempdir().unwrap();
+        put(other.path(), &authority.server());
+        let output = crate::support::secure::secure(other.path(), &flags).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("crl.pem` cannot be used for TLS"), "{what}: {said}");
+    }
+}
+
 /// Starts a server that reads a list of revoked certificates, and knows clients with such a URI as the reader `ci`.
 fn with_revocations(authority: &Authority, uri: &str) -> Secure {
     let identities = format!("[[identity]]\nprincipal = 'ci'\ncertificate_uri = '{uri}'\n");

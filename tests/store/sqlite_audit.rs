@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use haul::model::audit::{AuditEntry, AuditRow, Of};
 use haul::model::time::Timestamp;
-use haul::store::sqlite::{Durability, RootKeys, SqliteStore, SqliteWriter, verify_audit};
+use haul::store::sqlite::{Durability, Head, RootKeys, SqliteStore, SqliteWriter, verify_audit};
 use haul::store::{AuditPlace, Batch, Retention, Store as _, WriteStore as _};
 use sqlx::{Connection as _, SqliteConnection};
 
@@ -62,7 +62,8 @@ async fn the_oldest_rows_go_when_all_take_too_much() {
     assert!(taken(dir.path()).await.1 > 1_000);
     let verified = verify_audit(dir.path(), &RootKeys::Beside, None).await.unwrap();
     assert_eq!(verified.wrong, Vec::<String>::new());
-    let verified = verify_audit(dir.path(), &RootKeys::Beside, Some("7:00")).await.unwrap();
+    let head = Head::parse(&format!("7:{}", "0".repeat(64))).unwrap();
+    let verified = verify_audit(dir.path(), &RootKeys::Beside, Some(&head)).await.unwrap();
     assert!(verified.wrong[0].contains("is not there any more"), "{:?}", verified.wrong);
     let page = store.audit(&haul::model::audit::AuditFilter::default(), AuditPlace::After(0), 1).await.unwrap();
     assert_eq!(page.records[0].sequence as i64, taken(dir.path()).await.1);

@@ -9,9 +9,9 @@ use haul::pb;
 use haul::pb::admin_service_client::AdminServiceClient;
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams, CertifiedIssuer,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use tonic::Status;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
@@ -59,6 +59,11 @@ impl Authority {
 
     /// The list of certificates that are revoked: the one of this number.
     pub fn revoking(&self, serial: u64) -> String {
+        self.revocations(serial).pem().unwrap()
+    }
+
+    /// As [`Authority::revoking`], not yet in PEM or DER.
+    pub fn revocations(&self, serial: u64) -> CertificateRevocationList {
         let params = CertificateRevocationListParams {
             this_update: date_time_ymd(2020, 1, 1),
             next_update: date_time_ymd(2120, 1, 1),
@@ -72,7 +77,7 @@ impl Authority {
             }],
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        params.signed_by(&self.0).unwrap().pem().unwrap()
+        params.signed_by(&self.0).unwrap()
     }
 }
 

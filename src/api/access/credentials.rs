@@ -19,6 +19,7 @@ use crate::model::credential::binding::{PathPrefix, method_objection};
 use crate::model::credential::echo::SECRET_BYTES_MIN;
 use crate::model::credential::put::PutCredential;
 use crate::model::credential::{Credential, Value};
+use crate::model::header::is_header;
 use crate::model::secret::{REDACTED, Secret};
 use crate::model::tenant::TenantNo;
 use crate::pb;
@@ -237,7 +238,8 @@ fn read_value(kind: Kind, v: &mut Violations) -> Value {
         Kind::Header(pb::Header { name, value, .. }) => {
             match HeaderName::from_bytes(name.as_bytes()) {
                 Ok(name)
-                    if is_own_header(name.as_str()) || matches!(name.as_str(), "range" | "proxy-authorization") =>
+                    if is_own_header(name.as_str())
+                        || ["range", "proxy-authorization"].iter().any(|other| is_header(name.as_str(), other)) =>
                 {
                     v.add("value.header.name", format!("`{name}` is set by haul"));
                 }

@@ -14,6 +14,7 @@ use crate::cli::lists::{self, Entry, List};
 use crate::cli::urls;
 use crate::config::sizes::parse_size;
 use crate::model::checksum::Checksum;
+use crate::model::header::{begins_header, is_header};
 use crate::model::secret::is_secret_header;
 use crate::model::spec::{DownloadSpec, OnConflict, TaskOptions, TaskSpec, Work};
 use crate::pb;
@@ -237,7 +238,7 @@ fn header(text: &str) -> Result<pb::Header, Usage> {
     let (name, value) = text.split_once(':').ok_or_else(|| {
         Usage("a `--header` has no colon; write it like `--header 'Accept: application/json'`".to_owned())
     })?;
-    if name.trim().eq_ignore_ascii_case("range") || name.trim().to_ascii_lowercase().starts_with("if-") {
+    if is_header(name.trim(), "range") || begins_header(name.trim(), "if-") {
         return Err(Usage(format!(
             "`--header`: `{}` is set by haul, which decides what a download asks for",
             name.trim()

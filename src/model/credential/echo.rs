@@ -3,7 +3,7 @@
 //! Looked for are the value itself, and in the forms in which origins quote it: percent-encoded, escaped as in JSON, and in the
 //! base64 that it was sent in. What is encoded in any other way is not found.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
@@ -11,20 +11,28 @@ use memchr::memmem;
 use percent_encoding::percent_decode;
 
 use crate::model::credential::Value;
+use crate::model::credential::reading::{ESCAPE_BYTES, Needle, Reading, escaped};
 use crate::model::failure::{Failure, FailureReason};
 
 /// The least bytes of a secret: a shorter one would be found everywhere.
 pub const SECRET_BYTES_MIN: usize = 8;
-/// How many bytes an escape has at most for one that it stands for: `\u0041`.
-const ESCAPE_BYTES: usize = 6;
+
+/// A piece of less than this part of the reach is read byte by byte, since what came before it would be searched again for it.
+const SMALL_PART: usize = 8;
 
 /// What is looked for.
 #[derive(Debug)]
 pub struct Echo {
-    needles: Vec<memmem::Finder<'static>>,
+    needles: Vec<Finder>,
+    /// The same in lower case, once somebody has asked for it.
+    folded: OnceLock<Vec<Finder>>,
+    /// The same for who reads byte by byte, once somebody does.
+    steps: OnceLock<Vec<Needle>>,
     /// The most bytes that one of them takes, with everything in it escaped.
     reach: usize,
 }
+
+type Finder = memmem::Finder<'static>;
 
 impl Echo {
     /// Looks for the secret of `value`. `None`: it has none that is sent.
@@ -49,29 +57,51 @@ impl Echo {
         let texts: Vec<&[u8]> = texts.filter(|text| text.len() >= SECRET_BYTES_MIN).collect();
         let reach = texts.iter().map(|text| text.len() * ESCAPE_BYTES).max()?;
         let needles = texts.into_iter().map(|text| memmem::Finder::new(text).into_owned()).collect();
-        Some(Echo { needles, reach })
+        Some(Echo { needles, folded: OnceLock::new(), steps: OnceLock::new(), reach })
     }
 
     /// Returns whether the secret is in these bytes.
     pub fn is_in(&self, bytes: &[u8]) -> bool {
-        let is_here = |bytes: &[u8]| self.needles.iter().any(|needle| needle.find(bytes).is_some());
-        if is_here(bytes) {
-            return true;
-        }
-        let percent = memchr::memchr(b'%', bytes).is_some();
-        if percent && is_here(&percent_decode(bytes).collect::<Vec<u8>>()) {
-            return true;
-        }
-        // Forms write spaces as `+`.
-        let is_form = percent && memchr::memchr(b'+', bytes).is_some();
-        if is_form {
-            let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-            if is_here(&percent_decode(&spaced).collect::<Vec<u8>>()) {
-                return true;
-            }
-        }
-        memchr::memchr(b'\\', bytes).is_some() && is_here(&unescaped(bytes))
+        reads(bytes, |bytes| self.needles.iter().any(|needle| needle.find(bytes).is_some()))
     }
+
+    /// As [`Echo::is_in`], whatever the case of its letters: for names of headers and for messages, in which haul itself has
+    /// written them in lower case.
+    pub fn is_in_any_case(&self, bytes: &[u8]) -> bool {
+        let folded = || {
+            let fold = |needle: &Finder| memmem::Finder::new(&needle.needle().to_ascii_lowercase()).into_owned();
+            self.needles.iter().map(fold).collect()
+        };
+        let needles = self.folded.get_or_init(folded);
+        reads(bytes, |bytes| {
+            let bytes = bytes.to_ascii_lowercase();
+            needles.iter().any(|needle| needle.find(&bytes).is_some())
+        })
+    }
+
+    fn steps(&self) -> &[Needle] {
+        self.steps.get_or_init(|| self.needles.iter().map(|needle| Needle::new(needle.needle())).collect())
+    }
+}
+
+/// Returns whether something is in these bytes, or in what they stand for where an origin has quoted it.
+fn reads(bytes: &[u8], is_here: impl Fn(&[u8]) -> bool) -> bool {
+    if is_here(bytes) {
+        return true;
+    }
+    let percent = memchr::memchr(b'%', bytes).is_some();
+    if percent && is_here(&percent_decode(bytes).collect::<Vec<u8>>()) {
+        return true;
+    }
+    // Forms write spaces as `+`.
+    let is_form = percent && memchr::memchr(b'+', bytes).is_some();
+    if is_form {
+        let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+        if is_here(&percent_decode(&spaced).collect::<Vec<u8>>()) {
+            return true;
+        }
+    }
+    memchr::memchr(b'\\', bytes).is_some() && is_here(&unescaped(bytes))
 }
 
 /// Returns the failure of an attempt whose origin sends the secret back.
@@ -85,44 +115,39 @@ pub fn echoed() -> Failure {
 fn unescaped(bytes: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
-    while let Some((first, others)) = rest.split_first() {
-        let (byte, taken) = match (first, others.first()) {
-            (b'\\', Some(b'u')) => match others.get(1..5).and_then(code) {
-                Some(byte) => (byte, ESCAPE_BYTES),
-                None => (b'\\', 1),
-            },
-            (b'\\', Some(quoted @ (b'"' | b'\\' | b'/'))) => (*quoted, 2),
-            (byte, _) => (*byte, 1),
-        };
+    while let Some(first) = rest.first() {
+        let escape = if *first == b'\\' { escaped(rest) } else { None };
+        let (byte, taken) = escape.unwrap_or((*first, 1));
         plain.push(byte);
         rest = &rest[taken..];
     }
     plain
 }
 
-/// The byte of four hexadecimal digits, where it is one: secrets are of ASCII mostly, and others are not found so.
-fn code(digits: &[u8]) -> Option<u8> {
-    let text = std::str::from_utf8(digits).ok()?;
-    u8::try_from(u32::from_str_radix(text, 16).ok()?).ok().filter(u8::is_ascii)
-}
-
-/// A look at bytes that come in pieces, which may cut a secret anywhere.
+/// A look at bytes that come in pieces, which may cut a secret anywhere. What it costs goes by the bytes, not by the pieces.
 #[derive(Clone, Debug)]
 pub struct EchoScan {
     echo: Arc<Echo>,
-    /// The last bytes, as many as a secret takes.
+    /// The last bytes, at least as many as a secret takes.
     tail: Vec<u8>,
+    /// How far the secret has come by now, where the last piece was a small one.
+    readings: Option<[Reading; 4]>,
 }
 
 impl EchoScan {
     /// Begins to look.
     pub fn new(echo: Arc<Echo>) -> EchoScan {
-        EchoScan { echo, tail: Vec::new() }
+        EchoScan { echo, tail: Vec::new(), readings: None }
     }
 
     /// Returns whether the secret ends in these bytes, which come next.
     pub fn finds(&mut self, bytes: &[u8]) -> bool {
         let reach = self.echo.reach;
+        if bytes.len() < reach / SMALL_PART {
+            return self.reads_on(bytes);
+        }
+        self.readings = None;
+        self.tail.drain(..self.tail.len().saturating_sub(reach));
         self.tail.extend_from_slice(&bytes[..bytes.len().min(reach)]);
         let found = self.echo.is_in(&self.tail) || (bytes.len() > reach && self.echo.is_in(bytes));
         if bytes.len() > reach {
@@ -130,6 +155,29 @@ impl EchoScan {
             self.tail.extend_from_slice(&bytes[bytes.len() - reach..]);
         } else {
             self.tail.drain(..self.tail.len().saturating_sub(reach));
+        }
+        found
+    }
+
+    /// As [`EchoScan::finds`], byte by byte.
+    fn reads_on(&mut self, bytes: &[u8]) -> bool {
+        let (reach, needles) = (self.echo.reach, self.echo.steps());
+        let readings = self.readings.get_or_insert_with(|| {
+            let mut readings = Reading::all(needles.len());
+            let last = &self.tail[self.tail.len().saturating_sub(reach)..];
+            readings.iter_mut().for_each(|reading| {
+                reading.finds(needles, last);
+            });
+            readings
+        });
+        let mut found = false;
+        for reading in readings {
+            found |= reading.finds(needles, bytes);
+        }
+        self.tail.extend_from_slice(bytes);
+        // Not at each piece, since all that stays is moved.
+        if self.tail.len() > 2 * reach {
+            self.tail.drain(..self.tail.len() - reach);
         }
         found
     }
@@ -176,6 +224,30 @@ mod tests {
         }
         let pem = Value::Certificate { certificate: "pem".into(), key: Secret::new("0123456789") };
         assert!(Echo::of(&pem).is_none());
+    }
+
+    #[test]
+    fn case_counts_only_where_nobody_has_changed_it() {
+        let echo = basic();
+        for text in ["S3CRET/w0rd+x", "s3cret%2FW0RD%2BX", "S3CRET\\/w0rd+x"] {
+            assert!(!echo.is_in(text.as_bytes()) && echo.is_in_any_case(text.as_bytes()), "{text}");
+        }
+        assert!(!echo.is_in_any_case(b"s3cret/w0rd-x"));
+    }
+
+    /// Each byte is a piece of its own, and the end of a whole secret but for its last byte.
+    #[test]
+    fn small_pieces_cost_what_their_bytes_do() {
+        let long = "a%".repeat(8 << 10);
+        let value = Value::Bearer(Secret::new(format!("{long}b")));
+        let mut scan = EchoScan::new(Arc::new(Echo::of(&value).unwrap()));
+        let mut before = 0;
+        for piece in long.repeat(8).as_bytes().chunks(1).chain([&b"b"[..]]) {
+            assert!(scan.readings.is_some() || before == 0, "what came before is not searched again");
+            before += 1;
+            assert_eq!(scan.finds(piece), piece == b"b");
+        }
+        assert!(scan.tail.len() <= 2 * scan.echo.reach);
     }
 
     proptest! {

@@ -6,6 +6,7 @@
 pub mod binding;
 pub mod echo;
 pub mod put;
+mod reading;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::model::header::is_header;
 use crate::model::retry::RetryPolicy;
 use crate::model::secret::Secret;
 use crate::model::spec::options::{HeaderSpec, HttpOptions, TaskOptions, TimeoutOptions};
@@ -105,7 +106,7 @@ fn http(j: &HttpOptions, t: &HttpOptions) -> HttpOptions {
     let mut headers = parts.headers.to_vec();
     // That header of the job is another way of authorising, too, and would win.
     if t.headers.is_empty() && (t.basic_auth.is_some() || t.bearer_token.is_some() || t.credential.is_some()) {
-        headers.retain(|header| !header.name.eq_ignore_ascii_case("authorization"));
+        headers.retain(|header| !is_header(&header.name, "authorization"));
     }
     HttpOptions {
         headers,

@@ -1,8 +1,8 @@
 //! The keys of a data directory: the root key, which is outside the database, and the data keys, which it wraps there.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +17,10 @@ use crate::vault::{Key, KeyNumber, Vault};
 
 /// The root key of a data directory that is told of no other.
 pub(super) const KEY_FILE: &str = "haul.key";
+/// What a mode grants to who is neither the user nor of the group.
+const OTHERS: u32 = 0o007;
+/// The mode of what the server keeps.
+const OWN: u32 = 0o600;
 /// More than a key and white space around it.
 const KEY_FILE_BYTES_MAX: u64 = 4096;
 
@@ -132,6 +136,7 @@ impl Keyring {
         }
         wrap_anew(conn, &to_wrap).await.map_err(failed)?;
         let vault = digests.and_then(|digests| Vault::new(seals, &digests)).ok_or_else(wrong)?;
+        keep_others_from(&source, *roots == RootKeys::Beside);
         Ok(Keyring { root, vault: Arc::new(vault) })
     }
 
@@ -268,6 +273,22 @@ fn read(source: &KeySource) -> Result<Key, String> {
         }
     };
     Key::read(&text).map_err(|error| format!("it {error}"))
+}
+
+/// Keeps others from a root key: that of the data directory is for its user alone, as all that is there. Where the operator
+/// keeps it, it may be for a group too, and is only spoken of.
+fn keep_others_from(source: &KeySource, is_own: bool) {
+    let KeySource::File(path) = source else { return };
+    let mode = std::fs::metadata(path).map_or(0, |file| file.mode() & 0o777);
+    if is_own && mode & !OWN != 0 {
+        if let Err(error) = std::fs::set_permissions(path, Permissions::from_mode(OWN)) {
+            tracing::warn!("others may read the root key in the {source}, and that cannot be changed ({error})");
+        }
+    } else if mode & OTHERS != 0 {
+        tracing::warn!(
+            "the root key in the {source} is open to every user of this machine (mode {mode:03o}); use `chmod o=`"
+        );
+    }
 }
 
 /// Makes the root key in the data directory. One that is there was made by a start that was cut.

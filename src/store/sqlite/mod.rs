@@ -61,5 +61,5 @@ pub use crate::store::sqlite::keys::{KeySource, RootKeys};
 pub use crate::store::sqlite::open::Durability;
 pub use crate::store::sqlite::open_error::OpenError;
 pub use crate::store::sqlite::store::SqliteStore;
-pub use crate::store::sqlite::verify::{Verified, verify_audit};
+pub use crate::store::sqlite::verify::{Head, Verified, verify_audit};
 pub use crate::store::sqlite::writer::SqliteWriter;

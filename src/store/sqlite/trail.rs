@@ -343,9 +343,9 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Reads hexadecimal digits.
+/// Reads hexadecimal digits, and nothing else: `from_str_radix` alone takes a sign, too.
 pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+    if !text.len().is_multiple_of(2) || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()

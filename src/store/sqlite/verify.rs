@@ -13,6 +13,8 @@ use crate::vault::Vault;
 
 /// Findings that are told.
 const TOLD_MAX: usize = 20;
+/// What a digest takes.
+const DIGEST_BYTES: usize = 32;
 
 /// What came of following the chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,8 +30,26 @@ pub struct Verified {
     pub wrong: Vec<String>,
 }
 
-/// Verifies the audit of the data directory `dir`. `head` is one that was told earlier, as `SEQUENCE:DIGEST`.
-pub async fn verify_audit(dir: &Path, roots: &RootKeys, head: Option<&str>) -> Result<Verified, OpenError> {
+/// The number and the digest of a row that was the last one when they were told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    sequence: i64,
+    digest: Vec<u8>,
+}
+
+impl Head {
+    /// Reads a head as it is told: the number, a colon and 64 hexadecimal digits. `None`: it is none, not even a part of one.
+    pub fn parse(text: &str) -> Option<Head> {
+        let (number, digest) = text.split_once(':')?;
+        let is_number = number.bytes().all(|digit| digit.is_ascii_digit());
+        let sequence = number.parse().ok().filter(|_| is_number)?;
+        let digest = unhex(digest).filter(|digest| digest.len() == DIGEST_BYTES)?;
+        Some(Head { sequence, digest })
+    }
+}
+
+/// Verifies the audit of the data directory `dir`. `head` is one that was told earlier.
+pub async fn verify_audit(dir: &Path, roots: &RootKeys, head: Option<&Head>) -> Result<Verified, OpenError> {
     let path = dir.join("haul.db");
     let failed = |error| OpenError::Sqlite { path: path.clone(), error };
     if !path.exists() {
@@ -45,13 +65,9 @@ pub async fn verify_audit(dir: &Path, roots: &RootKeys, head: Option<&str>) -> R
     Ok(verified)
 }
 
-async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) -> Result<Verified, sqlx::Error> {
+async fn follow(conn: &mut SqliteConnection, vault: &Vault, wanted: Option<&Head>) -> Result<Verified, sqlx::Error> {
     let mut verified = Verified::default();
-    let wanted = head.and_then(|head| {
-        let (sequence, digest) = head.split_once(':')?;
-        Some((sequence.parse::<i64>().ok()?, unhex(digest)?))
-    });
-    let (mut sequence, mut before) = (0, vec![0; 32]);
+    let (mut sequence, mut before) = (0, vec![0; DIGEST_BYTES]);
     let mut earlier = Earlier::Removed;
     if let Some(start) = trail::start(conn).await? {
         if !start.is_own(vault) {
@@ -64,7 +80,7 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
     let mut given_up = None;
     // Of the last row that was removed the digest is still known.
     let mut is_wanted_there =
-        wanted.as_ref().is_none_or(|(at, digest)| *at == first && earlier == Earlier::Removed && *digest == before);
+        wanted.is_none_or(|head| head.sequence == first && earlier == Earlier::Removed && head.digest == before);
     let mut rows =
         sqlx::query_as::<_, Columns>("SELECT seq, time, row, chain FROM audit ORDER BY seq").fetch(&mut *conn);
     while let Some((at, time, row, chain)) = rows.try_next().await? {
@@ -73,11 +89,11 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
                 verified.wrong.push(what);
             }
         };
-        if let Some((wanted_at, digest)) = &wanted
-            && *wanted_at == at
+        if let Some(head) = wanted
+            && head.sequence == at
         {
             is_wanted_there = true;
-            if *digest != chain {
+            if head.digest != chain {
                 tell(format!("row {at} is not the one that the given head names"));
             }
         }
@@ -109,8 +125,8 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, head: Option<&str>) 
     {
         verified.wrong.push(missing(last + 1, first));
     }
-    if let Some((at, _)) = wanted.filter(|_| !is_wanted_there) {
-        verified.wrong.push(not_there(at, first, sequence));
+    if let Some(head) = wanted.filter(|_| !is_wanted_there) {
+        verified.wrong.push(not_there(head.sequence, first, sequence));
     }
     Ok(verified)
 }
@@ -141,4 +157,39 @@ fn not_there(at: i64, first: i64, last: i64) -> String {
 
 fn missing(first: i64, last: i64) -> String {
     format!("rows {first} to {last} are missing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_head_is_one() {
+        let digest = "5c1774a9".repeat(8);
+        let head = Head::parse(&format!("4711:{digest}")).unwrap();
+        assert_eq!((head.sequence, hex(&head.digest)), (4711, digest.clone()));
+        assert_eq!(Head::parse(&format!("4711:{}", digest.to_uppercase())), Some(head));
+        for other in [
+            String::new(),
+            digest.clone(),
+            "4711".to_owned(),
+            "4711:".to_owned(),
+            format!(":{digest}"),
+            format!("+1:{digest}"),
+            format!("-1:{digest}"),
+            format!("1x:{digest}"),
+            format!("99999999999999999999:{digest}"),
+            format!("1:{}", &digest[1..]),
+            format!("1:{}", &digest[2..]),
+            format!("1:{digest}0"),
+            format!("1:{digest}00"),
+            format!("1:{digest} "),
+            format!(" 1:{digest}"),
+            format!("1:x{}", &digest[1..]),
+            format!("1:+{}", &digest[1..]),
+            "1:5c1774a9…".to_owned(),
+        ] {
+            assert_eq!(Head::parse(&other), None, "{other}");
+        }
+    }
 }
