@@ -16,6 +16,8 @@ mod http2;
 mod interleavings;
 #[path = "download/mirrors.rs"]
 mod mirrors;
+#[path = "download/pairs.rs"]
+mod pairs;
 #[path = "download/ranges.rs"]
 mod ranges;
 #[path = "download/resume.rs"]

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::download::existing::{drop_part, settled};
-use crate::download::held::{Held, OpenEnd, Undone};
+use crate::download::held::{Anew, Held, OpenEnd};
 use crate::download::order::Order;
 use crate::download::probe::{Log, Probe, Start, probe};
-use crate::download::resume::first_ask;
+use crate::download::turns::{Facts, Turns};
 use crate::download::{DownloadContext, Halt, finish, is_local, plan, transfer};
 use crate::files::binding::Why;
 use crate::files::part::Part;
@@ -28,7 +28,8 @@ pub(super) async fn run(
     let (end, mut report) = match Order::of(ctx, spec) {
         Ok(order) => {
             let (log, held) = (Log::of(&order), Held::default());
-            let mut attempt = Attempt { log, order, held, left: Vec::new(), may_mix: true, has_looked: false };
+            let turns = Turns::new(&facts(&order, &held));
+            let mut attempt = Attempt { log, order, held, turns, may_mix: true, has_looked: false };
             let end = attempt.run().await;
             let url = attempt.log.url(&attempt.order);
             let mut report = AttemptReport { url, ..attempt.log.report };
@@ -53,8 +54,7 @@ struct Attempt<'a> {
     order: Order<'a>,
     log: Log,
     held: Held,
-    /// Sources that were not tried yet, in the order in which they are.
-    left: Vec<usize>,
+    turns: Turns,
     /// Whether sources may bring one file together. Not any more once such a file was wrong: one of them has other content
     /// than it should, and a source that is right must not be spoilt by it.
     may_mix: bool,
@@ -81,8 +81,11 @@ impl Attempt<'_> {
             }
         }
         self.has_looked = true;
-        self.left = self.by_trust();
-        let end = self.try_sources().await;
+        self.turns = Turns::new(&facts(&self.order, &self.held));
+        let mut end = self.try_sources().await;
+        if let Err(Halt::Failed(failure)) = &mut end {
+            self.leave_remarks(failure).await;
+        }
         match end {
             // A file that is not wanted is not kept in part either.
             Err(Halt::Failed(failure)) if !failure.retryable && is_unwanted(&failure) => {
@@ -96,118 +99,68 @@ impl Attempt<'_> {
         }
     }
 
-    /// The source that the held bytes are from goes first: it worked, and its validators are those of the bytes. One that had
-    /// wrong bytes goes last.
-    fn by_trust(&self) -> Vec<usize> {
-        let mut sources: Vec<usize> = (0..self.order.sources.len()).collect();
-        let (held, doubts) = (self.held.stored().map(|stored| &stored.binding.source), &self.held.doubts);
-        sources.sort_by_key(|source| {
-            let id = &self.order.source_ids[*source];
-            (doubts.is_wrong(id), held.is_some_and(|held| held != id), !doubts.may_join(id))
-        });
-        sources
-    }
-
     /// A source that fails is left for the next one, within the attempt. Where the bytes turned out to be wrong and were
-    /// dropped, one more try is made in all, from the start and behind the others: if they came from several attempts, or if they
-    /// came from one source and no other may bring the file, now or later.
+    /// dropped, the source has a second try ([`Turns::was_wrong`]).
     /// Where they came from several sources, each of these is asked once more by itself.
     async fn try_sources(&mut self) -> Result<DownloadResult, Halt> {
         let mut failures: Vec<Failure> = Vec::new();
-        let (mut tried, mut may_repeat) = (BTreeSet::new(), true);
-        let (mut wrong, mut may_pass) = (BTreeSet::new(), false);
+        let mut tried = BTreeSet::new();
         let held_before = self.held.stored().map_or(0, |stored| stored.ranges.bytes());
         while let Some(source) = self.next_source() {
             tried.insert(source);
             let received = self.order.ctx.meter.received_bytes();
+            let may_not = self.turns.must_not_begin(source, &facts(&self.order, &self.held));
+            self.held.anew = if may_not { Anew::Forbidden } else { Anew::Allowed };
             let failure = match self.serve(source).await {
                 Err(Halt::Failed(failure)) if !is_local(&failure) => failure,
                 end => return end,
             };
-            let were_wrong = std::mem::take(&mut self.held.were_wrong);
-            if failure.retryable && !were_wrong {
-                may_pass = true;
-                let has_brought = self.order.ctx.meter.received_bytes() > received;
-                self.keep_what_is_held(source, &failure, has_brought, held_before);
+            if std::mem::take(&mut self.held.anew) == Anew::WasLeft {
+                // It is not asked for the rest again: in vain, and each time twice.
+                self.held.keep_apart(&self.order.source_ids[source]).await;
+                self.turns.come_back_later(source);
+                continue;
             }
+            let were_wrong = std::mem::take(&mut self.held.were_wrong);
             self.may_mix &= !(were_wrong && self.held.was_pieced);
+            if !were_wrong {
+                let has_brought = self.order.ctx.meter.received_bytes() > received;
+                self.turns.failed(source, &failure, has_brought, held_before, &facts(&self.order, &self.held));
+            }
             if let Some(undone) = self.held.undone.take() {
                 // Not for ever: whoever joined does not join again.
-                self.ask_alone(&undone);
-            } else if were_wrong && may_repeat && self.held.was_pieced {
-                may_repeat = false;
-                self.left.push(source);
+                let at = |source: &String| self.order.source_ids.iter().position(|id| id == source);
+                self.turns.ask_alone(at(&undone.first), undone.joined.iter().filter_map(at));
             } else if were_wrong {
-                wrong.insert(source);
+                self.turns.was_wrong(source, self.held.was_pieced);
             }
             failures.push(failure);
-            // Sources that agree on what they have are not wrong by chance.
-            let nobody_else = !may_pass || (self.order.ctx.is_last && self.held.stored().is_none());
-            if self.left.is_empty() && may_repeat && wrong.len() == 1 && nobody_else {
-                may_repeat = false;
-                self.left.extend(&wrong);
-            }
         }
         Err(telling(failures, tried.len(), (self.order.ctx.now)()).into())
     }
 
-    /// A source has failed that may go on with what is held in the next attempt. Those that would have to begin anew, and so
-    /// drop it, are not asked in this one: none where more is held than the `held_before` of the attempt's beginning; else those
-    /// that something speaks against, unless no attempt follows, or what the source has brought was in vain. One that only finds a
-    /// host paused does not count, so that another follows. What its own source cannot go on with is worth nothing.
-    fn keep_what_is_held(&mut self, source: usize, failure: &Failure, has_brought: bool, held_before: u64) {
-        let Some(stored) = self.held.stored() else { return };
-        let (order, doubts, holder) = (&self.order, &self.held.doubts, &stored.binding.source);
-        let goes_on = |id: &String| first_ask(Some(stored), id, order.has_digest()).range.is_some();
-        if doubts.is_wrong(holder) || !goes_on(holder) {
-            return;
-        }
-        let has_grown = stored.ranges.bytes() > held_before;
-        let is_over = order.ctx.is_last && failure.paused_until.is_none();
-        let may_return = order.source_ids[source] == *holder && !is_over && (has_grown || !has_brought);
-        self.left.retain(|other| {
-            let id = &order.source_ids[*other];
-            let is_kept_from = if doubts.may_join(id) { has_grown } else { may_return };
-            !is_kept_from || goes_on(id)
-        });
-    }
-
-    /// Has the sources that were wrong together asked alone: first the one whose bytes are still held.
-    fn ask_alone(&mut self, undone: &Undone) {
-        let ids = &self.order.source_ids;
-        let at = |source: &String| ids.iter().position(|id| id == source);
-        let first = at(&undone.first);
-        for source in undone.joined.iter().filter_map(at) {
-            if !self.left.contains(&source) {
-                self.left.push(source);
-            }
-        }
-        self.left.retain(|source| Some(*source) != first);
-        self.left.splice(0..0, first);
-    }
-
-    /// Whether a source that something speaks against would drop what is held of one that was not wrong and is still to be asked.
-    fn waits(&self, source: usize) -> bool {
-        let (ids, doubts) = (&self.order.source_ids, &self.held.doubts);
-        let Some(stored) = self.held.stored() else { return false };
-        let (id, holder) = (&ids[source], &stored.binding.source);
-        id != holder
-            && !doubts.may_join(id)
-            && !doubts.is_wrong(holder)
-            && self.left.iter().any(|other| ids[*other] == *holder)
-    }
-
-    /// The first source that is left and whose host is not paused just now, else the first that is left, of those that need
-    /// not wait for another.
     fn next_source(&mut self) -> Option<usize> {
-        let transport = self.order.ctx.transport;
-        let may_go = |at: &usize| !self.waits(self.left[*at]);
-        let is_open = |at: &usize| !transport.is_paused(&self.order.sources[self.left[*at]]);
-        let mut next = (0..self.left.len()).filter(may_go);
-        // Where there is no choice, nobody need look.
-        let open = if self.left.len() > 1 { next.clone().find(is_open) } else { None };
-        let at = open.or_else(|| next.next())?;
-        Some(self.left.remove(at))
+        let Attempt { order, held, turns, .. } = self;
+        turns.next(&facts(order, held), |source| order.ctx.transport.is_paused(&order.sources[source]))
+    }
+
+    /// Leaves what is known of sources for the attempt that follows, and nothing where none does. In the last attempt a pause that is
+    /// to be waited for has decided, whatever else was wrong, if it will be known what was.
+    async fn leave_remarks(&mut self, failure: &mut Failure) {
+        let (order, held) = (&self.order, &mut self.held);
+        let pause = self.turns.pause().filter(|_| order.ctx.is_last && self.turns.waits_for_host(&facts(order, held)));
+        let is_paused = pause.is_some() || failure.paused_until.is_some();
+        let follows = failure.retryable && (!order.ctx.is_last || is_paused);
+        if !follows {
+            return held.forget_empty().await;
+        }
+        // That others are in the way of a request at a host that is well is no pause of it.
+        let is_of_host = pause.unwrap_or(failure).paused_host.is_some();
+        let pauses = if is_paused { held.pauses.saturating_add(u32::from(is_of_host)) } else { 0 };
+        let is_known = held.remember(order, pauses).await;
+        if let Some(pause) = pause.filter(|_| is_known) {
+            *failure = pause.clone();
+        }
     }
 
     /// The steps, each of which consumes the one before. Where an answer does not say how large the file is, and brought all that
@@ -231,7 +184,8 @@ impl Attempt<'_> {
             let resumed_bytes = planned.bound.with_held(RangeSet::bytes);
             let (ids, doubts) = (&order.source_ids, &held.doubts);
             let may_join = |other: &usize| doubts.may_join(&ids[source]) && doubts.may_join(&ids[*other]);
-            let helpers: Vec<usize> = self.left.iter().copied().filter(|it| self.may_mix && may_join(it)).collect();
+            let left = self.turns.left().iter().copied();
+            let helpers: Vec<usize> = left.filter(|it| self.may_mix && may_join(it)).collect();
             let end = transfer::transfer(order, planned, &helpers, held, &self.log.session).await;
             // The last piece of a file may be small, so that one piece alone tells nothing of those to come.
             let open_end = std::mem::take(&mut held.open_end);
@@ -294,6 +248,18 @@ impl Attempt<'_> {
             );
         }
         Halt::NoSpace { of: ShortOf::Disk, folder, needed_bytes, message }
+    }
+}
+
+/// What decides whose turn it is.
+fn facts<'a>(order: &'a Order<'_>, held: &'a Held) -> Facts<'a> {
+    Facts {
+        ids: &order.source_ids,
+        stored: held.stored(),
+        doubts: &held.doubts,
+        pauses: held.pauses,
+        has_digest: order.has_digest(),
+        is_last: order.ctx.is_last,
     }
 }
 

@@ -44,7 +44,7 @@ impl Flow<'_> {
         if stream.goes_on || matches!(&end, Err(Halt::Failed(failure)) if is_other(failure)) {
             self.mark_unfit(&stream.answer.seen.source);
         }
-        self.freed.notify_waiters();
+        self.note_change();
         end.map(|()| trickle.map_or(Carried::Enough, Carried::Trickle))
     }
 

@@ -47,7 +47,7 @@ pub(super) struct Flow<'a> {
     pub(super) over: CancellationToken,
     state: Mutex<State>,
     /// Bytes became free, an answer came, or a connection ended.
-    pub(super) freed: Notify,
+    freed: Notify,
     /// A checkpoint is due by bytes.
     pub(super) due: Notify,
 }
@@ -63,6 +63,8 @@ pub(super) struct State {
     unfit: Vec<bool>,
     /// The last answer that ended brought little of what it was asked for.
     pub(super) is_trickle: bool,
+    /// How often bytes became free, an answer came, or a connection ended.
+    changes: u64,
 }
 
 /// An answer, with the claim that it is for.
@@ -94,7 +96,7 @@ impl<'a> Flow<'a> {
             started: Instant::now(),
             received_before: order.ctx.meter.received_bytes(),
             over: CancellationToken::new(),
-            state: Mutex::new(State { board, reservation, room_for, live: 0, unfit, is_trickle: false }),
+            state: Mutex::new(State { board, reservation, room_for, live: 0, unfit, is_trickle: false, changes: 0 }),
             freed: Notify::new(),
             due: Notify::new(),
         }
@@ -180,38 +182,38 @@ impl<'a> Flow<'a> {
     /// Opens a connection for bytes that are missing; `None` when none are, or none can be had this way.
     ///
     /// A permit counts as a request, so there has to be work for it. It comes before the range: while it is waited for,
-    /// others may bring the bytes, and a range that is asked for later would come twice.
+    /// others may bring the bytes, and a range that is asked for later would come twice. For the same reason the others are
+    /// late only for as long as nothing has changed: not any more where an answer came while the permit was waited for.
     async fn next(&self, index: u32, strikes: u32) -> Result<Option<Opened>, Halt> {
-        let mut is_late = false;
+        let mut late_since = None;
         loop {
             if !self.goes_on() {
                 return Ok(None);
             }
-            if !self.has_work(is_late) {
-                is_late = self.wait_for_change().await;
+            if !self.has_work(self.is_late(late_since)) {
+                late_since = self.wait_until_late().await;
                 continue;
             }
             let source = self.choose((index + strikes) as usize);
             let url = &self.order.sources[self.sources[source]];
             let permit = self.order.ctx.transport.permit(url).await?;
-            let Some((id, range)) = self.take(is_late) else {
+            let Some((id, range)) = self.take(self.is_late(late_since)) else {
                 // Others may wait for the host.
                 drop(permit);
-                is_late = self.wait_for_change().await;
+                late_since = self.wait_until_late().await;
                 continue;
             };
             let opened = self.open(source, range, permit).await;
-            let mut state = self.lock();
             match opened {
-                Ok(stream) if state.board.connect(id) => {
-                    self.freed.notify_waiters();
+                Ok(stream) if self.lock().board.connect(id) => {
+                    self.note_change();
                     return Ok(Some((stream, id)));
                 }
                 // Another connection has gone on into these bytes meanwhile.
                 Ok(_) => {}
                 Err(halt) => {
-                    state.board.release(id);
-                    self.freed.notify_waiters();
+                    self.lock().board.release(id);
+                    self.note_change();
                     return Err(halt);
                 }
             }
@@ -242,6 +244,23 @@ impl<'a> Flow<'a> {
             () = self.freed.notified() => false,
             () = tokio::time::sleep(self.order.ctx.settings.race_after) => true,
         }
+    }
+
+    /// As [`Flow::wait_for_change`]. If it was in vain, says how many changes there had been by then.
+    async fn wait_until_late(&self) -> Option<u64> {
+        let is_late = self.wait_for_change().await;
+        is_late.then(|| self.lock().changes)
+    }
+
+    /// Whether nothing has changed since others were found to be late.
+    fn is_late(&self, late_since: Option<u64>) -> bool {
+        late_since.is_some_and(|changes| self.lock().changes == changes)
+    }
+
+    /// Bytes became free, an answer came, or a connection ended.
+    pub(super) fn note_change(&self) {
+        self.lock().changes += 1;
+        self.freed.notify_waiters();
     }
 
     /// Asks for a range of the version that the file is bound to. A source that cannot bring one is not asked again.

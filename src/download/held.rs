@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::download::DownloadContext;
+use crate::download::order::Order;
 use crate::files::binding::{Stored, Why};
 use crate::files::bound::Bound;
 use crate::files::doubts::Doubts;
@@ -26,6 +27,16 @@ pub(super) enum OpenEnd {
     Enough,
 }
 
+/// Whether a source may begin anew, which drops what is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Anew {
+    #[default]
+    Allowed,
+    Forbidden,
+    /// It would have, so its answer was left.
+    WasLeft,
+}
+
 /// What is held between two sources, and what became of what was.
 #[derive(Default)]
 pub(super) struct Held {
@@ -34,6 +45,8 @@ pub(super) struct Held {
     pub(super) dropped: Option<Why>,
     /// The last bytes were dropped because they were wrong.
     pub(super) were_wrong: bool,
+    /// What becomes of what is held where the source that is asked now has something else.
+    pub(super) anew: Anew,
     pub(super) open_end: OpenEnd,
     /// What is known of sources, also from earlier attempts.
     pub(super) doubts: Doubts,
@@ -41,6 +54,8 @@ pub(super) struct Held {
     pub(super) undone: Option<Undone>,
     /// The bytes that were held last did not all come from one source and in this attempt.
     pub(super) was_pieced: bool,
+    /// How many attempts in a row before this one ended since a host was paused.
+    pub(super) pauses: u32,
 }
 
 /// A join that was undone, by what recognises sources.
@@ -52,10 +67,46 @@ pub(super) struct Undone {
 
 impl Held {
     pub(super) fn set_part(&mut self, part: Option<Part>) {
-        if let Some(stored) = part.as_ref().and_then(Part::stored) {
-            self.doubts = stored.doubts.clone();
+        if let Some(part) = &part {
+            (self.doubts, self.pauses) = part.remarks();
         }
         self.part = part;
+    }
+
+    /// Notes what is known of sources for the attempt that follows, with what is held or in a part without any byte. `false`:
+    /// it will not be known.
+    pub(super) async fn remember(&mut self, order: &Order<'_>, pauses: u32) -> bool {
+        let ctx = order.ctx;
+        // Of a single source there is nothing to decide.
+        if order.sources.len() < 2 || (self.doubts.is_empty() && self.part.is_none()) {
+            return true;
+        }
+        if self.part.is_none() {
+            if !becomes_known(ctx, STORED_WAIT).await {
+                return false;
+            }
+            self.part = Part::create(ctx.root, &order.target.folder, order.part_key()).ok();
+        }
+        match &mut self.part {
+            Some(part) => part.set_remarks(&self.doubts, pauses).await,
+            None => false,
+        }
+    }
+
+    /// Notes that a source has something else than what is held, which it is not to join.
+    pub(super) async fn keep_apart(&mut self, source: &str) {
+        self.doubts.keep_apart(source);
+        if let Some(part) = &mut self.part {
+            part.set_remarks(&self.doubts, self.pauses).await;
+        }
+    }
+
+    /// Removes a part without any byte: nobody goes on.
+    pub(super) async fn forget_empty(&mut self) {
+        if let Some(part) = self.part.take_if(|part| part.stored().is_none()) {
+            // The reason why the attempt ends is the one to report, and not that an empty file stays.
+            let _ = part.discard().await;
+        }
     }
 
     pub(super) fn take_part(&mut self) -> Option<Part> {

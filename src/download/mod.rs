@@ -24,6 +24,7 @@ mod plan;
 mod probe;
 mod resume;
 mod transfer;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;

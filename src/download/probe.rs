@@ -3,11 +3,12 @@
 use crate::download::Halt;
 use crate::download::ask::{Stream, send};
 use crate::download::existing::{Known, kept, known_file, settled};
-use crate::download::held::Held;
+use crate::download::held::{Anew, Held};
 use crate::download::order::Order;
 use crate::download::resume::{Ask, Verdict, first_ask, judge, refusals_after};
 use crate::files::binding::{Admitted, Binding, Why};
 use crate::files::version::Version;
+use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult, ResumeKind};
 use crate::model::secret::redacted;
 use crate::net::{Permit, Session};
@@ -157,13 +158,13 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
                 note_join(log, &admitted, &stream, &ask);
                 return Ok(answered(order, source, Start::Held(admitted.into()), stream));
             }
-            Verdict::Begin(why) => {
-                let why = why.or(held.dropped.take());
-                let how = why.map(|why| format!("restarted: {why}")).unwrap_or_default();
-                log.note_course(0, why.map(kind_of).unwrap_or_default(), how);
-                let start = Start::Fresh(fresh(&mut stream).into());
-                return Ok(answered(order, source, start, stream));
+            Verdict::Begin(_) if held.anew == Anew::Forbidden && held.stored().is_some() => {
+                stream.leave().await;
+                held.anew = Anew::WasLeft;
+                let message = "the source has something else than what is held of another, which is kept";
+                return Err(Failure::retryable(FailureReason::ContentChanged, message).into());
             }
+            Verdict::Begin(why) => return Ok(begun(order, source, stream, why.or(held.dropped.take()), log)),
         }
     }
 }
@@ -189,6 +190,14 @@ fn note_join(log: &mut Log, admitted: &Admitted, stream: &Stream, ask: &Ask) {
         (ResumeKind::Continued, String::new())
     };
     log.note_course(at, kind, format!("continued at {at}{again}"));
+}
+
+/// The answer is taken from the start.
+fn begun(order: &Order<'_>, source: usize, mut stream: Stream, why: Option<Why>, log: &mut Log) -> Probe {
+    let how = why.map(|why| format!("restarted: {why}")).unwrap_or_default();
+    log.note_course(0, why.map(kind_of).unwrap_or_default(), how);
+    let start = Start::Fresh(fresh(&mut stream).into());
+    answered(order, source, start, stream)
 }
 
 fn kind_of(why: Why) -> ResumeKind {

@@ -1,7 +1,7 @@
 //! The files that a job leaves beside its rows: part files while it lives, partial downloads of an ended one until it is
 //! retried or deleted, bodies too long for the database.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
@@ -14,6 +14,7 @@ use crate::files::aside::Aside;
 use crate::files::part::{Part, PartKey};
 use crate::files::{ContentStore, Root, Roots};
 use crate::model::checksum::hex;
+use crate::model::failure::Failure;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::outcome::Outcome;
@@ -25,6 +26,10 @@ use crate::store::{Store, StoreError, StoredTask};
 
 /// Tasks that are looked at in one go.
 const TASKS_MAX: u32 = 500;
+/// How often tasks are read whose parts are to come back, each time with patience: a part that does not come back is fetched anew.
+const READS_MAX: u32 = 3;
+/// Notes that are written in one go.
+const NOTES_MAX: usize = 100;
 
 /// The part that a task may have: its directory, its key, and of what it is.
 struct FilePart {
@@ -42,8 +47,8 @@ pub(crate) struct JobFiles {
     aside: Aside,
     store: Arc<dyn Store>,
     /// Ended jobs of which a part could not be put away, and so is still beside the finished files. The next start is told by
-    /// notes ([`Aside::note_left`]).
-    left: Mutex<BTreeSet<JobId>>,
+    /// notes ([`Aside::note_left`]): whether there is one.
+    left: Mutex<BTreeMap<JobId, bool>>,
     /// Parts are named by URL and path, and stay where they are when their job ends.
     by_url: bool,
 }
@@ -122,21 +127,57 @@ impl JobFiles {
 
     /// Notes whether parts of a job are left beside the finished files.
     async fn note_left(&self, job: JobId, is_left: bool) {
-        let is_left = is_left && !self.by_url;
-        let has_changed = if is_left { self.left().insert(job) } else { self.left().remove(&job) };
-        if has_changed && let Err(failure) = self.aside.note_left(job, is_left).await {
-            tracing::warn!(%job, "the next start does not know of the part files that are left: {}", failure.message);
+        if !is_left || self.by_url {
+            let was_left = self.left().remove(&job).is_some();
+            if was_left && let Err(failure) = self.aside.note_left(job, false).await {
+                tracing::warn!(%job, "the next start looks for part files that are gone: {}", failure.message);
+            }
+            return;
+        }
+        let is_new = !self.left().contains_key(&job);
+        if let Err(failure) = self.write_note(job).await
+            && is_new
+        {
+            tracing::warn!(%job, "the next start does not know yet of the part files that are left: {}", failure.message);
         }
     }
 
-    fn left(&self) -> std::sync::MutexGuard<'_, BTreeSet<JobId>> {
+    /// Writes the note of a job whose parts are left, unless there is one.
+    async fn write_note(&self, job: JobId) -> Result<(), Failure> {
+        if *self.left().entry(job).or_default() {
+            return Ok(());
+        }
+        self.aside.note_left(job, true).await?;
+        // Its parts may be gone by now, and the note with them.
+        let is_left = self.left().get_mut(&job).map(|is_noted| *is_noted = true).is_some();
+        if is_left { Ok(()) } else { self.aside.note_left(job, false).await }
+    }
+
+    /// Writes the notes that could not be written before.
+    pub(crate) async fn note_again(&self) {
+        let missing: Vec<JobId> =
+            self.left().iter().filter(|(_, is_noted)| !**is_noted).map(|(job, _)| *job).take(NOTES_MAX).collect();
+        for job in missing {
+            if self.write_note(job).await.is_err() {
+                // Nor would the others be.
+                return;
+            }
+        }
+    }
+
+    fn left(&self) -> std::sync::MutexGuard<'_, BTreeMap<JobId, bool>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether parts of an ended job are left beside the finished files.
+    pub(crate) fn has_left(&self, job: JobId) -> bool {
+        self.left().contains_key(&job)
     }
 
     /// Removes the parts of a job that is about to be deleted which could not be put away. Its rows say where they are, so this
     /// comes before they are hidden.
     pub(crate) async fn drop_left(&self, job: &Job) {
-        if !self.left().contains(&job.id) {
+        if !self.has_left(job.id) {
             return;
         }
         let Some(root) = self.root_of(job) else { return };
@@ -152,21 +193,17 @@ impl JobFiles {
         self.note_left(job.id, from.is_some()).await;
     }
 
-    /// As [`JobFiles::drop_left`], for jobs whose time is over.
-    pub(crate) async fn drop_left_of(&self, jobs: impl Iterator<Item = JobId>) -> Result<(), StoreError> {
-        for job in jobs {
-            if !self.left().contains(&job) {
-                continue;
-            }
-            match self.store.visit(job).await {
-                Ok(Some(job)) if job.state.is_ended() => self.drop_left(&job).await,
-                Ok(_) => {}
-                // It is removed all the same, and keeps no other from that. Where its parts are nobody can tell.
-                Err(StoreError::Unreadable(why)) => tracing::warn!(%job, "part files are left: {why}"),
-                Err(error) => return Err(error),
-            }
+    /// As [`JobFiles::drop_left`], for a job whose time is over. `false`: it does not end it.
+    pub(crate) async fn drop_left_of(&self, job: JobId) -> Result<bool, StoreError> {
+        match patiently(|| self.store.visit(job)).await {
+            Ok(Some(job)) if job.state.is_ended() => self.drop_left(&job).await,
+            Ok(Some(_)) => return Ok(false),
+            Ok(None) => {}
+            // It is removed all the same, and keeps no other from that. Where its parts are nobody can tell.
+            Err(StoreError::Unreadable(why)) => tracing::warn!(%job, "part files are left: {why}"),
+            Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Returns the unfinished or ended jobs of which there may be part files that were put away. What the last process has left
@@ -179,7 +216,7 @@ impl JobFiles {
                 return Vec::new();
             }
         };
-        self.left().extend(&jobs.left);
+        self.left().extend(jobs.left.iter().map(|job| (*job, true)));
         for job in jobs.left {
             // Boxed: it is large, and rare.
             Box::pin(self.put_away_at_last(job)).await;
@@ -207,15 +244,24 @@ impl JobFiles {
         let Some(root) = self.root_of(job) else { return };
         let (job, directory) = (job.id, &job.directory());
         let states = [TaskState::Pending];
-        let mut from = Some(0);
-        while let Some(parts) = self.next_parts((job, None), directory, &states, &mut from).await {
+        let (mut from, mut tries) = (Some(0), 0);
+        while from.is_some() && tries < READS_MAX {
+            let Some(parts) = self.next_parts((job, None), directory, &states, &mut from).await else {
+                // None is left, or they could not be read.
+                tries += 1;
+                continue;
+            };
+            tries = 0;
             for FilePart { folder, key, .. } in parts {
                 if let Err(failure) = self.aside.bring_back(&root, job, folder, key).await {
                     tracing::warn!(%job, "a download begins anew: {}", failure.message);
                 }
             }
         }
-        self.aside.have_brought_back(job).await;
+        // A read that failed does not say that all are back: the rest stays where it is, for the next start.
+        if from.is_none() {
+            self.aside.have_brought_back(job).await;
+        }
     }
 
     fn root_of(&self, job: &Job) -> Option<Arc<Root>> {

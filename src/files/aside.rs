@@ -1,5 +1,6 @@
 //! Partial downloads of ended jobs: out of the download root, where only finished files belong, and kept for a retry.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -158,16 +159,16 @@ impl Aside {
         .await
     }
 
-    /// Notes whether parts of a job are left in the download root, for the next start: without a note nobody would look there. An
-    /// empty file finds room on most disks that are full.
+    /// Notes on the device whether parts of a job are left in the download root, for the next start: without a note nobody would
+    /// look there. An empty file finds room on most disks that are full.
     pub async fn note_left(&self, job: JobId, is_left: bool) -> Result<(), Failure> {
         let (place, note) = (self.place.clone(), self.place.join(format!("{job}{LEFT}")));
         blocking(move || {
             let fail = |error: io::Error| failure("note a part in", &note.display().to_string(), &error);
             if is_left {
-                let made = std::fs::create_dir_all(&place).and_then(|()| std::fs::File::create(&note));
-                return made.map(drop).map_err(fail);
+                return make_note(&place, &note).map_err(fail);
             }
+            // One that comes back after a loss of power costs the next start a look.
             match std::fs::remove_file(&note) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(error)),
                 _ => Ok(()),
@@ -181,6 +182,15 @@ impl Aside {
         let place = self.place.join(job.to_string());
         blocking(move || remove_all(&place)).await
     }
+}
+
+/// Makes an empty file, and its name durable.
+fn make_note(place: &Path, note: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(place)?;
+    File::create(note)?;
+    File::open(place)?.sync_all()?;
+    // The directory may be as new.
+    place.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
 }
 
 /// Gives back what was set aside for a part behind its bytes: of one whose process was killed it still is.

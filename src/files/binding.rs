@@ -52,6 +52,9 @@ pub struct Stored {
     /// How many attempts in a row asked for a range of it and had an error of the server for an answer.
     #[serde(default, skip_serializing_if = "is_default")]
     pub refusals: u32,
+    /// How many attempts in a row ended since a host was paused.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pauses: u32,
     /// What there was before bytes of another source joined on the word of a digest; `None`: none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,

@@ -415,6 +415,7 @@ impl Bound {
             binding: self.claimed(gate),
             ranges: gate.have.clone(),
             refusals: 0,
+            pauses: 0,
             before: gate.before.clone(),
             doubts: gate.doubts.clone(),
         }

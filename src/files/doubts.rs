@@ -16,6 +16,9 @@ pub struct Doubts {
     /// All that they had was wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     wrong: Vec<String>,
+    /// And once more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    wrong_again: Vec<String>,
 }
 
 impl Doubts {
@@ -34,6 +37,11 @@ impl Doubts {
         self.wrong.iter().any(|it| it == source)
     }
 
+    /// Whether that happened more than once.
+    pub fn is_wrong_again(&self, source: &str) -> bool {
+        self.wrong_again.iter().any(|it| it == source)
+    }
+
     /// Bytes of this source joined those of others, and what came of it was wrong.
     pub fn keep_apart(&mut self, source: &str) {
         note(&mut self.apart, source);
@@ -41,7 +49,7 @@ impl Doubts {
 
     /// A file that came from this source alone was wrong.
     pub fn note_wrong(&mut self, source: &str) {
-        note(&mut self.wrong, source);
+        note(if self.is_wrong(source) { &mut self.wrong_again } else { &mut self.wrong }, source);
     }
 }
 
@@ -66,6 +74,9 @@ mod tests {
         doubts.note_wrong("b");
         let of = |doubts: &Doubts, source| (doubts.may_join(source), doubts.is_wrong(source));
         assert_eq!(["a", "b", "c"].map(|it| of(&doubts, it)), [(false, false), (false, true), (true, false)]);
+        assert!(!doubts.is_wrong_again("b"));
+        doubts.note_wrong("b");
+        assert!(doubts.is_wrong_again("b"));
         (0..1000).for_each(|nth| doubts.keep_apart(&nth.to_string()));
         (0..1000).for_each(|_| doubts.keep_apart("same"));
         assert_eq!((doubts.apart.len(), doubts.may_join("999"), doubts.is_wrong("b")), (SOURCES_MAX, false, true));

@@ -16,6 +16,7 @@ use crate::files::binding::Stored;
 use crate::files::checkpoint::{Place, load, meta_draft_name, meta_name, part_name};
 use crate::files::claims::Claim;
 use crate::files::disk::Disk;
+use crate::files::doubts::Doubts;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::{Folder, join};
 use crate::files::names;
@@ -210,18 +211,36 @@ impl Part {
         self.stored.as_ref().filter(|stored| !stored.ranges.is_empty())
     }
 
+    /// What is known of sources, and how many attempts in a row ended since a host was paused: also where no byte is held.
+    pub fn remarks(&self) -> (Doubts, u32) {
+        self.stored.as_ref().map(|stored| (stored.doubts.clone(), stored.pauses)).unwrap_or_default()
+    }
+
     /// Sets how many attempts in a row were refused a range of what is held, also for later ones. Where it cannot be written,
     /// that is forgotten and all else stands.
     pub async fn set_refusals(&mut self, refusals: u32) {
         let Some(stored) = self.stored.as_mut().filter(|stored| stored.refusals != refusals) else { return };
         stored.refusals = refusals;
-        let (stored, place) = (stored.clone(), Arc::clone(&self.place));
+        self.note().await;
+    }
+
+    /// Sets what [`Part::remarks`] tells later attempts. `false`: it cannot be written.
+    pub async fn set_remarks(&mut self, doubts: &Doubts, pauses: u32) -> bool {
+        let stored = self.stored.get_or_insert_default();
+        if stored.doubts == *doubts && stored.pauses == pauses {
+            return true;
+        }
+        stored.doubts = doubts.clone();
+        stored.pauses = pauses;
+        self.note().await
+    }
+
+    /// Writes what is claimed once more, with what was noted since.
+    async fn note(&self) -> bool {
+        let Some(stored) = self.stored.clone() else { return false };
+        let place = Arc::clone(&self.place);
         let epoch = place.announce_save();
-        let _ = blocking(move || {
-            let _ = place.save(&stored, epoch);
-            Ok(())
-        })
-        .await;
+        blocking(move || Ok(place.save(&stored, epoch).is_ok())).await.unwrap_or(false)
     }
 
     /// Whether it may be kept while its download waits for room, as [`crate::files::bound::Bound::may_wait`] has it.
@@ -301,15 +320,21 @@ mod tests {
         let file = folder.open_with(&part_name("k"), OFlags::RDWR).unwrap();
         folder.rename(&part_name("k"), "finished").unwrap();
         assert!(!lock(&folder, key, &file).unwrap(), "another process has finished it meanwhile");
-        drop(file);
-        // Of a crash between the two steps of a rename by links: the finished file must not be emptied.
-        std::fs::write(place.path().join("finished"), "whole").unwrap();
-        let finished = File::open(place.path().join("finished")).unwrap();
-        Record { key: "k".into(), ..Record::default() }.write(&finished, &finished.metadata().unwrap());
-        std::fs::hard_link(place.path().join("finished"), place.path().join(part_name("k"))).unwrap();
-        assert!(Part::find(&root, "", key).unwrap().is_none());
-        assert_eq!(std::fs::read(place.path().join("finished")).unwrap(), b"whole");
-        assert!(!place.path().join(part_name("k")).exists());
+    }
+
+    /// Of a crash between the two steps of a rename by links: the finished file must not be emptied.
+    #[test]
+    fn a_part_that_is_a_second_name_of_the_finished_file_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let root = Arc::new(Root::open(place.path()).unwrap());
+        let [finished, part] = ["finished".to_owned(), part_name("k")].map(|name| place.path().join(name));
+        std::fs::write(&finished, "whole").unwrap();
+        let file = File::open(&finished).unwrap();
+        Record { key: "k".into(), ..Record::default() }.write(&file, &file.metadata().unwrap());
+        std::fs::hard_link(&finished, &part).unwrap();
+        assert!(Part::find(&root, "", PartKey { name: "k", is_shared: true }).unwrap().is_none());
+        assert_eq!(std::fs::read(&finished).unwrap(), b"whole");
+        assert!(!part.exists());
     }
 
     /// A backup by links has every file twice.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::BoxFuture;
 use haul::model::checksum::Algorithm;
 use haul::model::failure::{Failure, FailureReason};
+use haul::model::host::Host;
 use haul::model::outcome::{AttemptEnd, Outcome};
 use haul::model::spec::DownloadSpec;
 use haul::model::time::Timestamp;
@@ -201,11 +202,60 @@ async fn a_source_that_was_wrong_once_is_asked_again_where_nobody_else_is_left()
         assert_eq!(rig.read("job/f"), right.bytes());
         assert_eq!(rig.ranges("/f"), ["-", "-"]);
     }
+}
+
+/// A source that is always wrong says nothing of one that was wrong once, whichever is asked first and however many there are.
+#[tokio::test]
+async fn a_source_that_was_wrong_once_is_asked_again_beside_others_that_are_always_wrong() {
+    let right = Object::new(1, SIZE);
+    for (is_first, connections) in [(true, 1), (false, 1), (true, 4), (false, 4)] {
+        let rig = Rig::new();
+        let wrong = ["/m0", "/m1"].map(|path| {
+            rig.origin.object(path, Object::new(8, SIZE));
+            rig.origin.url(path)
+        });
+        let mut spec = wrong_at_first(&rig, &right, wrong[0].clone());
+        spec.mirrors.push(wrong[1].clone());
+        if !is_first {
+            let own = std::mem::replace(&mut spec.url, wrong[0].clone());
+            spec.mirrors[0] = own;
+        }
+        spec.max_connections = connections;
+        rig.done(&spec).await;
+        assert_eq!(rig.read("job/f"), right.bytes());
+        let asked = ["/m0", "/m1"].map(|path| rig.ranges(path).iter().filter(|range| *range == "-").count());
+        assert!(asked.iter().all(|count| *count <= 2), "{asked:?}");
+    }
     let rig = Rig::new();
-    rig.origin.object("/m", Object::new(8, SIZE));
-    let (failure, _) = rig.failed(&wrong_at_first(&rig, &right, rig.origin.url("/m"))).await;
-    assert_eq!(failure.reason, FailureReason::ChecksumMismatch);
-    assert_eq!((rig.ranges("/f").len(), rig.ranges("/m").len()), (1, 1), "two that are wrong are not so by chance");
+    for (path, seed) in [("/f", 7), ("/m", 8)] {
+        rig.origin.object(path, Object::new(seed, SIZE));
+    }
+    let spec = DownloadSpec {
+        mirrors: vec![rig.origin.url("/m")],
+        checksums: vec![checksum(Algorithm::Sha256, &right.bytes())],
+        max_connections: 1,
+        ..rig.spec("/f")
+    };
+    let (failure, _) = rig.failed(&spec).await;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::ChecksumMismatch, false));
+    assert_eq!((rig.ranges("/f").len(), rig.ranges("/m").len()), (2, 2), "each was wrong twice");
+    assert_eq!(rig.listing(), Vec::<String>::new());
+}
+
+/// That a mirror has another length than the file shows only in its answer.
+#[tokio::test]
+async fn a_mirror_of_another_length_does_not_undo_the_right_source() {
+    for (size, cut) in [(SIZE / 2, 60_000), (SIZE * 2, 60_000), (SIZE / 2, 200_000)] {
+        let (rig, right) = (Rig::new(), Object::new(1, SIZE));
+        let spec = cut_beside_wrong_ones(&rig, &right, cut, &[Object::new(9, size)]);
+        let (failure, report) = rig.failed(&spec).await;
+        assert_eq!((failure.reason, failure.retryable), (FailureReason::Truncated, true), "{failure}");
+        assert_eq!(report.held_bytes, cut);
+        let needed = SIZE.div_ceil(cut) as usize - 1;
+        assert_eq!(attempts(&rig, &spec, needed).await, needed);
+        assert_eq!(rig.read("job/f"), right.bytes());
+        assert_eq!(rig.ranges("/m0").len(), 2, "for the rest and for the whole, and not again");
+    }
 }
 
 /// A network in which the first source, once it was asked, cannot be reached while it is away.
@@ -265,6 +315,10 @@ fn paused() -> Failure {
     Failure { paused_until: Some(Timestamp(1)), ..Failure::retryable(FailureReason::HttpStatus, "paused") }
 }
 
+fn host_paused() -> Failure {
+    Failure { paused_host: Host::of(&Url::parse("http://paused/").unwrap()), ..paused() }
+}
+
 /// An attempt of which what came before the join is left.
 async fn keeps_the_first(rig: &Rig, network: &Away, spec: &DownloadSpec) {
     match rig.attempt_through(network, &rig.key, spec).await {
@@ -307,4 +361,69 @@ async fn a_right_mirror_of_a_source_that_stays_away_is_asked_for_all_in_the_last
     assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
     assert_eq!(rig.read("job/f"), right.bytes());
     assert_eq!(rig.ranges("/m"), ["bytes=60000-", "-"], "joined, and then alone");
+}
+
+/// What is held is kept where its host can be waited for, which costs no attempt, and given up where others keep it paused.
+#[tokio::test]
+async fn what_a_paused_host_has_brought_is_kept_from_a_mirror_that_would_begin_anew() {
+    for (has_digest, comes_back) in [(false, true), (true, true), (false, false), (true, false)] {
+        let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+        // Without a digest nothing joins; with one, the mirror has a length of its own.
+        let mirror = if has_digest { Object::new(2, SIZE / 2) } else { Object::new(2, SIZE) };
+        let (network, mut spec) = going_away(&rig, &right, mirror, Some(host_paused()));
+        if has_digest {
+            spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+        }
+        keeps_the_first(&rig, &network, &spec).await;
+        rig.is_last = true;
+        let pauses = if comes_back { 3 } else { 8 };
+        for _ in 0..pauses {
+            keeps_the_first(&rig, &network, &spec).await;
+        }
+        let asked = rig.ranges("/m");
+        assert!(asked.iter().all(|range| range != "-") || asked.len() == 2, "{asked:?}");
+        if comes_back {
+            network.is_away.store(false, Ordering::SeqCst);
+            let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+            assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
+            assert_eq!(report.resumed_from, 60_000);
+            assert_eq!(rig.read("job/f"), right.bytes());
+        } else {
+            rig.attempt_through(&network, &rig.key, &spec).await;
+            assert_eq!(rig.ranges("/m").get(asked.len()).map(String::as_str), Some("-"), "it is asked for all");
+        }
+    }
+}
+
+/// In the last attempt too: a wrong file is fetched once for all the pauses, and what is known of its source goes with the file.
+#[tokio::test]
+async fn a_wrong_source_does_not_end_the_wait_for_a_paused_host() {
+    for comes_back in [true, false] {
+        let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+        let (network, mut spec) = going_away(&rig, &right, Object::new(9, SIZE), Some(host_paused()));
+        network.was_asked.store(true, Ordering::SeqCst);
+        rig.origin.object("/f", right.clone());
+        std::mem::swap(&mut spec.url, &mut spec.mirrors[0]);
+        spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+        rig.is_last = true;
+        for _ in 0..if comes_back { 3 } else { 8 } {
+            match rig.attempt_through(&network, &rig.key, &spec).await {
+                (AttemptEnd::Failed(failure), _) if failure.paused_until.is_some() => {}
+                (end, report) => panic!("{end:?} {report:?}"),
+            }
+        }
+        assert_eq!(rig.ranges("/m"), ["-"], "not once more with each pause");
+        network.is_away.store(!comes_back, Ordering::SeqCst);
+        let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+        if comes_back {
+            assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
+            assert_eq!((rig.read("job/f"), rig.ranges("/m").len()), (right.bytes(), 1));
+            assert_eq!(rig.listing(), ["job", "job/f"]);
+        } else {
+            let AttemptEnd::Failed(failure) = end else { panic!("{end:?} {report:?}") };
+            let told = (failure.reason, failure.retryable, failure.paused_until);
+            assert_eq!(told, (FailureReason::ChecksumMismatch, true, None), "it counts");
+            assert_eq!(rig.ranges("/m"), ["-", "-"], "others may keep the host paused for ever");
+        }
+    }
 }

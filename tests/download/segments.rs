@@ -1,11 +1,19 @@
 //! Several connections for one file.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use haul::download::Settings;
 use haul::model::checksum::Algorithm;
-use haul::model::failure::FailureReason;
+use haul::model::failure::{Failure, FailureReason};
+use haul::model::outcome::AttemptEnd;
 use haul::model::spec::DownloadSpec;
+use haul::net::{Body, BodySource, Permit, Profile, Request, Response, Transport};
+use http::{HeaderMap, StatusCode};
+use url::Url;
 
 use super::rig::{Rig, checksum};
 use super::support::object::Object;
@@ -330,4 +338,84 @@ async fn bad_mirrors_are_left_for_the_next() {
     spec.mirrors = vec![rig.origin.url("/wrong")];
     assert_eq!(rig.failed(&spec).await.0.reason, FailureReason::ChecksumMismatch);
     assert_eq!(rig.listing(), ["job", "job/f"]);
+}
+
+const PIECE: u64 = 15_000;
+
+/// A network over which the first answer stalls after its first bytes, the second one is a long time coming, and so is the third
+/// permit, which is there a moment after the second answer. Then all the bytes come.
+#[derive(Default)]
+struct Slow {
+    asked: Mutex<Vec<String>>,
+    permits: AtomicUsize,
+}
+
+struct Chunks(Vec<(u64, Bytes)>);
+
+impl BodySource for Chunks {
+    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+        Box::pin(async move {
+            let (wait, bytes) = self.0.pop()?;
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            Some(Ok(bytes))
+        })
+    }
+}
+
+impl Transport for Slow {
+    fn send<'a>(&'a self, request: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+        Box::pin(async move {
+            let range = request.headers.get("range").map_or("-", |range| range.to_str().unwrap()).to_owned();
+            let nth = {
+                let mut asked = self.asked.lock().unwrap();
+                asked.push(range.clone());
+                asked.len() - 1
+            };
+            let first: u64 =
+                range.strip_prefix("bytes=").map_or(0, |it| it.split('-').next().unwrap().parse().unwrap());
+            let bytes = Bytes::from(Object::new(1, 3 * PIECE).slice(first..3 * PIECE));
+            let mut head = Response {
+                status: StatusCode::OK,
+                headers: HeaderMap::new(),
+                url: request.url.clone(),
+                remote: None,
+                body: Body(Box::new(Chunks(vec![(1200, bytes.slice(1000..)), (0, bytes.slice(..1000))]))),
+            };
+            let mut put = |name: &'static str, value: String| head.headers.insert(name, value.parse().unwrap());
+            put("etag", "\"x\"".to_owned());
+            put("accept-ranges", "bytes".to_owned());
+            put("content-length", bytes.len().to_string());
+            if nth > 0 {
+                put("content-range", format!("bytes {first}-{}/{}", 3 * PIECE - 1, 3 * PIECE));
+                head.status = StatusCode::PARTIAL_CONTENT;
+                head.body = Body(Box::new(Chunks(vec![(200, bytes)])));
+                tokio::time::sleep(Duration::from_millis(1000)).await;
+            }
+            Ok(head)
+        })
+    }
+
+    fn permit<'a>(&'a self, _: &'a Url) -> BoxFuture<'a, Result<Permit, Failure>> {
+        Box::pin(async move {
+            let wait = [10, 20, 580, 10][self.permits.fetch_add(1, Ordering::SeqCst).min(3)];
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            Ok(Permit::default())
+        })
+    }
+}
+
+/// Others that were late when a permit was asked for have answered by the time it is there.
+#[tokio::test(start_paused = true)]
+async fn what_came_while_a_permit_was_waited_for_is_not_asked_for_again() {
+    let mut rig = Rig::new();
+    rig.settings.segment_bytes_min = PIECE;
+    rig.settings.race_after = Duration::from_millis(500);
+    let mut spec = rig.spec("/f");
+    spec.max_connections = 3;
+    let network = Slow::default();
+    let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+    assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
+    assert_eq!(rig.read("job/f"), Object::new(1, 3 * PIECE).bytes());
+    assert!(network.permits.load(Ordering::SeqCst) >= 3, "one was waited for");
+    assert_eq!(*network.asked.lock().unwrap(), ["-", "bytes=30000-"]);
 }

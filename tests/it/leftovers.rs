@@ -101,6 +101,49 @@ async fn parts_that_cannot_be_put_away_are_not_forgotten() {
     }
 }
 
+/// A note that there is no place for is written when there is.
+#[tokio::test]
+async fn a_note_of_parts_that_are_left_is_written_at_last() {
+    let origin = Origin::start();
+    let (mut server, id) = under_way(&origin).await;
+    let partials = server.data().join("partials");
+    std::fs::write(&partials, "in the way").unwrap();
+    cancel(&server, &id).await;
+    assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
+    assert!(!server.files().is_empty());
+    std::fs::remove_file(&partials).unwrap();
+    until(async || partials.join(format!("{id}.left")).exists()).await;
+    server.restart().await;
+    until(async || partials.join(&id).is_dir() && !partials.join(format!("{id}.left")).exists()).await;
+    is_clean(&server);
+}
+
+/// The time of the job is over before its retry is stored, and what is left of its parts is there all the same.
+#[tokio::test]
+async fn a_job_that_is_retried_as_its_time_ends_goes_on_with_its_parts() {
+    let origin = Origin::start();
+    let kept = Some(prost_types::Duration { seconds: 6, nanos: 0 });
+    let (server, id) = under_way_as(&origin, kept).await;
+    let partials = server.data().join("partials");
+    std::fs::create_dir_all(&partials).unwrap();
+    std::fs::write(partials.join(&id), "in the way").unwrap();
+    cancel(&server, &id).await;
+    assert_eq!(server.ended(&id).await.state(), JobState::Cancelled);
+    let parts = server.files();
+    let other = hold(&server).await;
+    let (mut jobs, job_id) = (server.jobs(), id.clone());
+    let mut retry = JoinSet::new();
+    retry.spawn(async move { jobs.retry_job(pb::RetryJobRequest { job_id, ..Default::default() }).await });
+    // Expired jobs are looked for each second.
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert_eq!((parts.len(), server.files()), (4, parts));
+    other.close().await.unwrap();
+    retry.join_next().await.unwrap().unwrap().unwrap();
+    let goes_on = |path: &str| origin.requests(path).iter().any(|request| request.header("range").is_some());
+    until(async || goes_on("/a") && goes_on("/b")).await;
+    cancel(&server, &id).await;
+}
+
 /// Attempts that were cut, and whose tasks never run again.
 #[tokio::test]
 async fn a_job_that_was_paused_when_it_was_killed_leaves_nothing() {

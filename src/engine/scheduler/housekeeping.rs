@@ -58,9 +58,8 @@ impl Scheduler {
         let files = self.runner.files.clone();
         self.reads.spawn(async move {
             let read = async {
+                files.note_again().await;
                 let expired = store.expired_jobs(now, JOBS_MAX).await?;
-                // Their rows say where parts of theirs are, and are there for a moment more.
-                files.drop_left_of(expired.iter().map(|(job, _)| *job)).await?;
                 let deleted = if deleted_left { store.deleted_jobs(JOBS_MAX).await? } else { Vec::new() };
                 Ok::<_, StoreError>(Removable { expired, deleted })
             };
@@ -74,13 +73,35 @@ impl Scheduler {
         self.timers.set(self.now().plus(rest(found, self.purging.len())), Timer::Housekeeping);
         for (job, tenant) in expired {
             // A job that somebody changes just now is looked at again later.
-            if self.jobs.get(job).is_none() && self.jobs.visit(job, None) {
+            if self.jobs.get(job).is_some() || !self.jobs.visit(job, None) {
+                continue;
+            }
+            if self.runner.files.has_left(job) {
+                self.drop_left(job, tenant);
+            } else {
                 self.delete(job, Some(tenant), None);
             }
         }
         self.looks.deleted_left = deleted.len() == JOBS_MAX as usize;
         for job in deleted {
             self.begin_purge(job);
+        }
+    }
+
+    /// Removes the parts of an expired job that could not be put away. Its rows say where they are, and are there for a moment
+    /// more; whoever wants to retry it waits for the end of this visit.
+    fn drop_left(&mut self, job: JobId, tenant: TenantNo) {
+        let files = self.runner.files.clone();
+        self.reads.spawn(async move { Read::LeftDropped(job, tenant, caught(files.drop_left_of(job)).await) });
+    }
+
+    /// The parts of an expired job are gone, if it has ended still.
+    pub(super) fn left_dropped(&mut self, job: JobId, tenant: TenantNo, is_over: Option<bool>) {
+        if is_over == Some(true) && self.jobs.get(job).is_none() {
+            self.delete(job, Some(tenant), None);
+        } else {
+            // It is found again.
+            self.next_visitor(job);
         }
     }
 

@@ -59,6 +59,8 @@ pub(super) enum Read {
     PartsBack(JobId),
     /// Jobs that can be removed.
     Removable(Result<Removable, StoreError>),
+    /// The parts of an expired job that were left in the download root are gone. `false`: it has not ended any more.
+    LeftDropped(JobId, TenantNo, Result<bool, StoreError>),
     /// Deleted jobs whose files are gone.
     Forgotten(JobId),
     /// A task whose time is over, as the store has it.

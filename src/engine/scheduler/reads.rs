@@ -75,6 +75,7 @@ impl Scheduler {
                 Some(jobs) => self.remove_jobs(jobs),
                 None => self.not_looked(),
             },
+            Read::LeftDropped(job, tenant, is_over) => self.left_dropped(job, tenant, trusted(is_over)?),
             Read::Forgotten(job) => self.forgotten(job),
             Read::Space(fitting) => self.space_found(fitting),
             Read::Late(id, found) => self.late_read(id, found)?,
