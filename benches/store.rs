@@ -367,10 +367,11 @@ async fn restart(dir: &Path, what: &str) {
     loop {
         let part = store.recover(after).await.unwrap();
         parts += 1;
-        jobs += part.jobs.len();
-        lanes += part.jobs.iter().map(|(_, lanes)| lanes.len()).sum::<usize>();
-        first_lane = first_lane.or(part.jobs.first().map(|(job, lanes)| (job.id, lanes[0].1)));
         after = part.next;
+        let found = part.jobs();
+        jobs += found.len();
+        lanes += found.iter().map(|(_, lanes)| lanes.len()).sum::<usize>();
+        first_lane = first_lane.or(found.first().map(|(job, lanes)| (job.id, lanes[0].1)));
         if after.is_none() {
             break;
         }

@@ -42,6 +42,8 @@ use crate::store::Store;
 const INTERVAL_MIN: Duration = Duration::from_millis(50);
 const INTERVAL_DEFAULT: Duration = Duration::from_millis(500);
 const REASON_BYTES_MAX: usize = 1024;
+/// How long the answer of `WaitJob` waits for why the tasks of the job wait.
+const EXPLANATION_PATIENCE: Duration = Duration::from_secs(2);
 /// The most jobs that one watch names.
 const WATCHED_MAX: usize = 1_000;
 
@@ -77,7 +79,7 @@ impl Jobs {
     }
 
     async fn message(&self, job: &Job) -> pb::Job {
-        lookup::explained_job(&self.engine, job).await
+        lookup::explained_job(&self.engine, job, None).await
     }
 
     /// Returns the engine as the caller calls it, where it may do that with the job.
@@ -285,7 +287,9 @@ impl pb::job_service_server::JobService for Jobs {
         caller.reach(&self.engine, id, Reach::Look).await?;
         tokio::select! {
             job = self.engine.wait(id, timeout) => {
-                let message = self.message(job?.as_ref()).await;
+                let job = job?;
+                // The caller's time is over: on a busy machine it is not to wait for the scheduler as well.
+                let message = lookup::explained_job(&self.engine, &job, Some(EXPLANATION_PATIENCE)).await;
                 Ok(Response::new(pb::WaitJobResponse { job: Some(message) }))
             }
             () = self.closing.cancelled() => Err(crate::api::status::draining()),

@@ -77,25 +77,31 @@ pub(crate) fn listed_job(job: &Job, feed: Option<&Arc<Feed>>) -> pb::Job {
     message
 }
 
-/// Returns a job with its live progress and why its tasks wait.
-pub(crate) async fn explained_job(engine: &Engine, job: &Job) -> pb::Job {
+/// Returns a job with its live progress and why its tasks wait, which is left out where the scheduler does not say it within
+/// `patience`.
+pub(crate) async fn explained_job(engine: &Engine, job: &Job, patience: Option<Duration>) -> pb::Job {
     let feed = engine.hub().feed(job.id);
     let mut message = live_job(job, feed.as_ref());
     if feed.is_some() {
-        message.waiting = waits(engine, job, WAITS_AGE).await;
+        message.waiting = waits(engine, job, WAITS_AGE, patience).await;
     }
     message
 }
 
 /// Returns why the tasks of a job that has not ended wait, one entry a reason,
-/// as that was found at most `age` ago.
-pub(crate) async fn waits(engine: &Engine, job: &Job, age: Duration) -> Vec<pb::WaitingTasks> {
+/// as that was found at most `age` ago, or is within `patience`.
+pub(crate) async fn waits(
+    engine: &Engine,
+    job: &Job,
+    age: Duration,
+    patience: Option<Duration>,
+) -> Vec<pb::WaitingTasks> {
     let mut waits = Vec::new();
     let waiting = job.counts.pending + job.counts.backing_off;
     if waiting == 0 {
         return waits;
     }
-    let Ok(explanation) = engine.explain_job(job, age).await else { return waits };
+    let Ok(explanation) = engine.explain_job(job, age, patience).await else { return waits };
     if let Some(wait) = &explanation.job {
         waits.push(pb::WaitingTasks { waiting: Some(to_proto::waiting(wait)), tasks: waiting });
         return waits;

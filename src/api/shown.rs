@@ -47,7 +47,7 @@ pub(crate) fn written_now(feed: &Feed) -> Shown {
 
 /// Writes why the tasks of a job wait, as that was found at most `age` ago.
 pub(crate) async fn written_waits(engine: &Engine, feed: &Feed, age: Duration) -> Bytes {
-    let mut waiting = waits(engine, &feed.job(), age).await;
+    let mut waiting = waits(engine, &feed.job(), age, None).await;
     // That of a rate moves on with each request, and says nothing new.
     let moves = |wait: &pb::Waiting| wait.reason() == pb::WaitReason::RateLimit;
     waiting.iter_mut().filter_map(|tasks| tasks.waiting.as_mut()).filter(|it| moves(it)).for_each(|it| it.until = None);

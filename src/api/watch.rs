@@ -27,7 +27,7 @@ use crate::api::shown;
 use crate::api::status::{draining, no_job, out_of_range};
 use crate::api::to_proto;
 use crate::codec::Encoded;
-use crate::engine::feed::Feed;
+use crate::engine::feed::{Feed, KeptWaits};
 use crate::engine::handle::Engine;
 use crate::engine::hub::Notice;
 use crate::engine::notices::NoticeListener;
@@ -54,6 +54,8 @@ const BATCH_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 32 << 10;
 /// The least time between two looks for why tasks wait.
 const WAITS_PERIOD: Duration = Duration::from_secs(1);
+/// How long a watcher waits for what another one looks up of that.
+const WAITS_COMING: Duration = Duration::from_millis(20);
 /// How old the progress may be that was written for another watcher.
 const SHOWN_AGE: Duration = Duration::from_millis(25);
 
@@ -107,6 +109,8 @@ struct Watcher {
     page: u32,
     snapshot_due: bool,
     next_progress: Instant,
+    /// Whether its progress is late already, since somebody else looks up why the tasks of the job wait.
+    has_waited: bool,
     /// Whether the last message was progress.
     told_progress: bool,
     /// How far the job was and why its tasks waited, as that was sent last.
@@ -157,6 +161,7 @@ pub(crate) async fn watch_job(
         page: EVENTS_FIRST,
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
+        has_waited: false,
         told_progress: false,
         last_progress: None,
         told_job: job.clone(),
@@ -469,14 +474,21 @@ impl Watcher {
     async fn progress(&mut self) -> Option<Encoded> {
         self.next_progress = Instant::now() + self.wish.interval;
         let feed = self.feed.clone()?;
-        let waits = if let Some(waits) = feed.waits(WAITS_PERIOD) {
-            waits
-        } else {
-            flush().await;
-            let written = shown::written_waits(&self.engine, &feed, WAITS_PERIOD).await;
-            self.engine.hub().keep_waits(&feed, written.clone());
-            written
+        let waits = match feed.waits(WAITS_PERIOD) {
+            KeptWaits::Written(waits) => waits,
+            // This one looks it up by itself only where that was not kept then.
+            KeptWaits::Coming if !std::mem::replace(&mut self.has_waited, true) => {
+                self.next_progress = Instant::now() + WAITS_COMING;
+                return None;
+            }
+            KeptWaits::Old | KeptWaits::Coming => {
+                flush().await;
+                let written = shown::written_waits(&self.engine, &feed, WAITS_PERIOD).await;
+                self.engine.hub().keep_waits(&feed, written.clone());
+                written
+            }
         };
+        self.has_waited = false;
         // Never less than what this watcher was told.
         let is_new = |kept: &Shown| kept.at.elapsed() <= SHOWN_AGE && kept.job.sequence >= self.sent;
         let shown = feed.shown().filter(is_new).unwrap_or_else(|| {

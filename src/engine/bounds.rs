@@ -20,6 +20,8 @@ pub struct Bounds {
     pub piece_rows: u32,
     /// The least share of that for one job; not more than all of it.
     pub piece_share: u32,
+    /// Memory of what the store has of jobs whose retries wait for a batch with room for the tasks that they name, in bytes, roughly.
+    pub crowded_bytes: usize,
     /// Changed jobs that are kept for those who follow many and look late: some megabytes.
     pub changed_jobs: usize,
 }
@@ -40,6 +42,7 @@ impl Default for Bounds {
             due_page: 5_000,
             piece_rows: 4096,
             piece_share: 256,
+            crowded_bytes: 4 << 20,
             changed_jobs: 100_000,
         }
     }

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::engine::notices::{Notice, NoticeListener};
@@ -20,6 +19,9 @@ use crate::model::ids::{JobId, JobSet, TaskIndex};
 use crate::model::job::Job;
 use crate::model::progress::{Meter, Progress};
 use crate::store::{StoredEvent, StoredTask};
+
+/// What is kept of why tasks wait.
+pub use crate::engine::watched::KeptWaits;
 
 /// How often a rate of bytes is measured anew.
 const RATE_WINDOW: Duration = Duration::from_millis(250);
@@ -125,7 +127,15 @@ impl Feed {
     }
 
     fn follow(&self, version: impl FnOnce(&Watched) -> &Version) -> Follower {
-        version(lock(&self.state).watched()).follow()
+        let mut state = lock(&self.state);
+        let is_over = state.all.is_none();
+        let version = version(state.watched());
+        let follower = version.follow();
+        if is_over {
+            // Nothing is published to it any more: whoever found it a moment before looks again, and finds what came after it.
+            version.grow();
+        }
+        follower
     }
 
     /// How many follow the job.
@@ -162,10 +172,9 @@ impl Feed {
         lock(&self.state).watched.as_ref()?.shown().cloned()
     }
 
-    /// Why the tasks of the job wait, as it was written for its watchers last. `None`: the caller is to look it up, since that was
-    /// never done, or nobody began to within `period`.
-    pub fn waits(&self, period: Duration) -> Option<Bytes> {
-        lock(&self.state).watched.as_mut()?.waits(period)
+    /// Why the tasks of the job wait, as it was written for its watchers last, or since nobody began to look it up within `period`.
+    pub fn waits(&self, period: Duration) -> KeptWaits {
+        lock(&self.state).watched.as_mut().map_or(KeptWaits::Old, |watched| watched.waits(period))
     }
 
     /// Keeps something for the watchers of the job. Returns the jobs that are to keep nothing, where it is too much for all.

@@ -360,9 +360,17 @@ impl Engine {
         explanation.await.map_err(|_| EngineError::Draining)
     }
 
-    /// Explains why a job does not run, as that was found at most `age` ago.
-    pub async fn explain_job(&self, job: &Job, age: Duration) -> Result<Arc<Explanation>, EngineError> {
-        self.explained.of((job.id, job.state), age, self.explain(job.id, Vec::new())).await
+    /// Explains why a job does not run, as that was found at most `age` ago. The scheduler is asked, which may be busy: it has the
+    /// time of `patience`, or any time.
+    pub async fn explain_job(
+        &self,
+        job: &Job,
+        age: Duration,
+        patience: Option<Duration>,
+    ) -> Result<Arc<Explanation>, EngineError> {
+        let asked = self.explained.of((job.id, job.state), age, self.explain(job.id, Vec::new()));
+        let Some(patience) = patience else { return asked.await };
+        tokio::time::timeout(patience, asked).await.unwrap_or(Err(EngineError::Overloaded))
     }
 
     /// Opens the file of a finished download of a job for reading. `None`: it is not there, or it is another one by now.

@@ -269,6 +269,9 @@ mod tests {
         assert_eq!(version.changed().now_or_never(), Some(Ok(())), "whoever waits looks again");
         hub.forget_unwatched();
         assert!(hub.all.watched().is_empty());
+        let mut late = feed.subscribe();
+        assert_eq!(late.changed().now_or_never(), Some(Ok(())), "who found the feed before looks again, too");
+        assert_eq!(late.changed().now_or_never(), None, "and once");
     }
 
     /// Whoever holds the feed of a job that has ended may hold it for long.

@@ -1,4 +1,5 @@
-//! What is to happen when: each thing at most once, in one ordered set. The waits of tasks are the queue's.
+//! What is to happen when: each thing at most once, in one ordered set, and the starts of jobs in another. The waits of tasks are
+//! the queue's.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -16,8 +17,6 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 pub(crate) enum Timer {
     /// The end of the time that a job has.
     JobDeadline(JobId),
-    /// The time before which no task of a job starts.
-    JobStart(JobId),
     /// The job's rate allows a start again.
     JobRested(JobId),
     /// The host's pause is over for a tenant.
@@ -86,6 +85,36 @@ impl Timers {
     }
 }
 
+/// The times before which no task of a job starts. That of a job never changes, so it is found by the time itself: jobs that wait
+/// for theirs are many, and this is a third of what as many timers take.
+#[derive(Debug, Default)]
+pub(crate) struct Starts(BTreeSet<(Timestamp, JobId)>);
+
+impl Starts {
+    /// Notes the start of a job.
+    pub(crate) fn set(&mut self, start: Timestamp, job: JobId) {
+        self.0.insert((start, job));
+    }
+
+    /// Forgets it.
+    pub(crate) fn clear(&mut self, start: Timestamp, job: JobId) {
+        self.0.remove(&(start, job));
+    }
+
+    /// Takes out the first job that may start at `now`.
+    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<JobId> {
+        if self.0.first()?.0 > now {
+            return None;
+        }
+        self.0.pop_first().map(|(_, job)| job)
+    }
+
+    /// How long to sleep.
+    pub(crate) fn wait(&self, now: Timestamp) -> Duration {
+        self.0.first().map_or(SLEEP_MAX, |(start, _)| start.since(now).min(SLEEP_MAX))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +129,20 @@ mod tests {
         assert_eq!(timers.pop_due(Timestamp(15)), Some(Timer::HostWake(Host::new("a:80"), 1)));
         assert_eq!(timers.pop_due(Timestamp(15)), None);
         assert_eq!(timers.pop_due(Timestamp(20)), Some(Timer::Housekeeping));
+    }
+
+    #[test]
+    fn jobs_start_in_order_unless_they_are_gone() {
+        let (mut starts, job) = (Starts::default(), |number| JobId(uuid::Uuid::from_u128(number)));
+        assert_eq!((starts.wait(Timestamp(5)), starts.pop_due(Timestamp(5))), (SLEEP_MAX, None));
+        for (start, number) in [(20, 1), (10, 2), (10, 3), (15, 4)] {
+            starts.set(Timestamp(start), job(number));
+        }
+        starts.clear(Timestamp(10), job(3));
+        assert_eq!(starts.wait(Timestamp(4)), Duration::from_micros(6));
+        let due = |starts: &mut Starts, now| std::iter::from_fn(|| starts.pop_due(Timestamp(now))).collect::<Vec<_>>();
+        assert_eq!([due(&mut starts, 9), due(&mut starts, 19)], [vec![], vec![job(2), job(4)]]);
+        assert_eq!([due(&mut starts, 20), due(&mut starts, 30)], [vec![job(1)], vec![]]);
     }
 
     #[test]

@@ -45,6 +45,17 @@ pub(crate) struct Watched {
     pub(crate) notices: Option<Notices>,
 }
 
+/// What is kept of why the tasks of a job wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptWaits {
+    /// This, as it was written last.
+    Written(Bytes),
+    /// Nothing that is new enough: the caller is to look it up.
+    Old,
+    /// Nothing yet: somebody else looks it up.
+    Coming,
+}
+
 /// Why the tasks of the job wait.
 #[derive(Debug, Default)]
 struct Waits {
@@ -145,14 +156,14 @@ impl Watched {
         }
     }
 
-    /// Why the tasks of the job wait, as it was written last. `None`: the caller is to look it up, since that was never done, or nobody
-    /// began to within `period`. One who begins and gives up keeps nobody from it for longer than that.
-    pub(crate) fn waits(&mut self, period: Duration) -> Option<Bytes> {
-        let is_due = self.waits.begun.is_none_or(|at| at.elapsed() >= period);
-        if is_due {
+    /// Why the tasks of the job wait, as it was written last. Who begins to look that up and gives up keeps nobody from it for longer
+    /// than `period`.
+    pub(crate) fn waits(&mut self, period: Duration) -> KeptWaits {
+        if self.waits.begun.is_none_or(|at| at.elapsed() >= period) {
             self.waits.begun = Some(Instant::now());
+            return KeptWaits::Old;
         }
-        self.waits.written.clone().filter(|_| !is_due)
+        self.waits.written.clone().map_or(KeptWaits::Coming, KeptWaits::Written)
     }
 
     /// Keeps why the tasks of the job wait.
@@ -212,16 +223,25 @@ mod tests {
         assert_eq!(watched.bytes(), 0);
     }
 
-    /// Whoever asks before the first answer is there is not told that nothing waits.
+    /// Whoever asks before the first answer is there is not told that nothing waits, and does not look it up a second time.
     #[tokio::test(start_paused = true)]
-    async fn why_tasks_wait_is_looked_up_by_all_who_ask_first_and_then_by_one_at_a_time() {
+    async fn why_tasks_wait_is_looked_up_by_one_at_a_time() {
         const PERIOD: Duration = Duration::from_secs(1);
         let mut watched = Watched::default();
-        assert_eq!([watched.waits(PERIOD), watched.waits(PERIOD)], [None, None]);
-        let written = Bytes::from_static(b"first");
-        watched.keep_waits(written.clone());
-        assert_eq!(watched.waits(PERIOD), Some(written.clone()));
+        let ask = |watched: &mut Watched| [watched.waits(PERIOD), watched.waits(PERIOD), watched.waits(PERIOD)];
+        assert_eq!(ask(&mut watched), [KeptWaits::Old, KeptWaits::Coming, KeptWaits::Coming]);
         tokio::time::advance(PERIOD).await;
-        assert_eq!([watched.waits(PERIOD), watched.waits(PERIOD)], [None, Some(written)]);
+        assert_eq!(ask(&mut watched), [KeptWaits::Old, KeptWaits::Coming, KeptWaits::Coming], "the first one gave up");
+        let written = KeptWaits::Written(Bytes::from_static(b"first"));
+        watched.keep_waits(Bytes::from_static(b"first"));
+        assert_eq!(watched.waits(PERIOD), written);
+        tokio::time::advance(PERIOD).await;
+        assert_eq!(ask(&mut watched), [KeptWaits::Old, written.clone(), written]);
+        watched.forget();
+        assert_eq!(
+            ask(&mut watched),
+            [KeptWaits::Old, KeptWaits::Coming, KeptWaits::Coming],
+            "it was too much for all"
+        );
     }
 }

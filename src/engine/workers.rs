@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::files::beside;
 use crate::net::Transport;
 
 /// Transfers leave the processor to what decides and commits, when there is not enough for both: else whoever submits
@@ -126,7 +127,7 @@ impl Workers {
         if let Some(close) = self.close {
             close().await;
         }
-        let joined = tokio::task::spawn_blocking(move || {
+        let joined = beside(move || {
             for thread in self.threads {
                 if thread.join().is_err() {
                     tracing::error!("a transfer thread panicked");

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::files::beside::beside;
 use crate::model::failure::{Failure, FailureReason};
 
 /// Returns the failure of doing `action` (`write`, `sync`, …) to `path`.
@@ -36,7 +37,7 @@ fn is_escape(error: &io::Error) -> bool {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+    beside(work).await.unwrap_or_else(|error| {
         Err(Failure::retryable(FailureReason::Internal, format!("a file operation was interrupted: {error}")))
     })
 }

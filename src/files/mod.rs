@@ -9,6 +9,7 @@
 //! what waits for the device (syncing, reading back) is done on the blocking pool.
 
 pub mod aside;
+mod beside;
 pub mod binding;
 pub mod bound;
 pub mod candidates;
@@ -32,6 +33,7 @@ mod syncs;
 mod unnamed;
 pub mod version;
 
+pub use beside::{beside, do_here};
 pub use content::ContentStore;
 pub use root::Root;
 pub use roots::Roots;

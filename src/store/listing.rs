@@ -220,13 +220,30 @@ pub struct PageHead {
 }
 
 /// A part of what a restart begins with. All of it follows from unfinished jobs, not from queued tasks.
-#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recovered {
-    /// Unfinished jobs in order of creation, each with all its lanes: the number of a lane is its place, the index is its
-    /// head, before which no task is PENDING.
-    pub jobs: Vec<(Job, Vec<(Host, TaskIndex)>)>,
     /// The job after which the next part begins; `None`: this is the last part.
     pub next: Option<JobId>,
+    read: ReadJobs,
+}
+
+/// Unfinished jobs in order of creation, each with all its lanes: the number of a lane is its place, the index is its head,
+/// before which no task is PENDING.
+pub type UnfinishedJobs = Vec<(Job, Vec<(Host, TaskIndex)>)>;
+
+/// Makes jobs of what was found of them.
+type ReadJobs = Box<dyn FnOnce() -> UnfinishedJobs + Send>;
+
+impl Recovered {
+    /// A part whose jobs `read` makes, once they are asked for.
+    pub fn new(next: Option<JobId>, read: impl FnOnce() -> UnfinishedJobs + Send + 'static) -> Recovered {
+        Recovered { next, read: Box::new(read) }
+    }
+
+    /// Makes the jobs of what was found of them. It takes about as long as to find it, and while it is done the next part can be
+    /// looked for.
+    pub fn jobs(self) -> UnfinishedJobs {
+        (self.read)()
+    }
 }
 
 /// An attempt that the last process left behind.

@@ -160,7 +160,7 @@ impl Rows {
         let all = unfinished.map(|(_, rows)| (rows.job(), lanes(rows)));
         let (jobs, has_more) = page(all, u32::MAX, |(job, _)| job.spec.memory_bytes());
         let next = jobs.last().filter(|_| has_more).map(|(job, _)| job.id);
-        Recovered { jobs, next }
+        Recovered::new(next, move || jobs)
     }
 }
 

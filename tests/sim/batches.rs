@@ -251,15 +251,18 @@ pub(crate) async fn a_store_that_rests_is_given_what_callers_wait_for() {
     assert_eq!((ended.counts.succeeded, ends.load(Ordering::Relaxed)), (100, 100));
 }
 
-/// A store that notes how many named tasks each batch puts back, and takes its time for it.
-struct Named(MemoryWriter, Arc<Mutex<Vec<usize>>>);
+/// A store that notes how many named tasks each batch puts back, of each job, and takes its time for it.
+struct Named(MemoryWriter, Arc<Mutex<Vec<Vec<u32>>>>);
 
 impl WriteStore for Named {
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
         async move {
-            let named = |retry: &Retry| if let Which::These(these) = &retry.which { these.len() } else { 0 };
-            let rows = batch.retries.iter().map(named).sum();
-            if rows > 0 {
+            let named = |retry: &Retry| match &retry.which {
+                Which::These(these) => Some(these.len() as u32),
+                _ => None,
+            };
+            let rows: Vec<u32> = batch.retries.iter().filter_map(named).collect();
+            if !rows.is_empty() {
                 self.1.lock().unwrap().push(rows);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
@@ -273,13 +276,15 @@ impl WriteStore for Named {
     }
 }
 
-/// All tasks that one call names are put back at once, and nobody waits for those of many calls behind each other.
-pub(crate) async fn retries_of_many_named_tasks_go_into_several_batches() {
+/// All tasks that one call names are put back at once, and nobody waits for those of many calls behind each other: what a batch
+/// has no room for goes into the next ones, in the order in which the calls came, whether it was kept in memory or is read again.
+pub(crate) async fn retries_of_many_named_tasks_go_into_several_batches(crowded_bytes: usize) {
     const ROWS_MAX: u32 = 20;
+    const NAMED: [u32; 8] = [8, 8, 8, 8, 30, 3, 18, 2];
     let dir = tempfile::tempdir().unwrap();
-    let (memory, batches) = (MemoryStore::default(), Arc::<Mutex<Vec<usize>>>::default());
+    let (memory, batches) = (MemoryStore::default(), Arc::<Mutex<Vec<Vec<u32>>>>::default());
     let make = || WorkerParts { transport: Arc::new(Fine), close: Box::new(|| Box::pin(std::future::ready(()))) };
-    let bounds = Bounds { piece_rows: ROWS_MAX, piece_share: ROWS_MAX, ..Bounds::default() };
+    let bounds = Bounds { piece_rows: ROWS_MAX, piece_share: ROWS_MAX, crowded_bytes, ..Bounds::default() };
     let parts = EngineParts { make: Arc::new(make), bounds, ..parts(dir.path(), &memory) };
     let writer = Box::new(Named(memory.writer(), batches.clone()));
     let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
@@ -287,7 +292,7 @@ pub(crate) async fn retries_of_many_named_tasks_go_into_several_batches() {
     work.spawn(task.run());
     let later = JobSpec { start_time: Some(Timestamp(4_102_444_800_000_000)), ..JobSpec::default() };
     let mut jobs = Vec::new();
-    for count in [8, 8, 8, 8, 30, 3] {
+    for count in NAMED {
         let tasks = (0..count).map(|number| fetch(&format!("http://10.0.0.1/{number}"), None));
         let job = engine.submit(later.clone(), tasks.collect::<Vec<_>>(), "", None).await.unwrap().id;
         engine.cancel(job, String::new()).await.unwrap();
@@ -299,13 +304,12 @@ pub(crate) async fn retries_of_many_named_tasks_go_into_several_batches() {
         retries.spawn(async move {
             let retried = engine.retry(job, TaskChoice::These((0..count).collect())).await.unwrap();
             assert_eq!((retried.counts.pending, retried.counts.cancelled), (count, 0));
-            count
         });
     }
-    let retried = tokio::time::timeout(Duration::from_secs(60), retries.join_all()).await.unwrap();
-    assert_eq!(retried.iter().sum::<u32>(), 65);
+    tokio::time::timeout(Duration::from_secs(60), retries.join_all()).await.unwrap();
     let batches = batches.lock().unwrap();
-    assert_eq!(batches.iter().sum::<usize>(), 65);
-    assert!(batches.iter().all(|rows| *rows <= ROWS_MAX as usize || *rows == 30), "{batches:?}");
-    assert!(batches.len() < 6, "small ones go together: {batches:?}");
+    assert_eq!(batches.concat(), NAMED, "they have their turns in order: {batches:?}");
+    let is_bounded = |batch: &Vec<u32>| batch.len() == 1 || batch.iter().sum::<u32>() <= ROWS_MAX;
+    assert!(batches.iter().all(is_bounded), "{batches:?}");
+    assert!(batches.len() < NAMED.len(), "small ones go together: {batches:?}");
 }

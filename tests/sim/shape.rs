@@ -47,6 +47,8 @@ impl Shape {
                 due_page: small(rng, 6),
                 piece_rows: piece_share * small(rng, 4),
                 piece_share,
+                // Of a few jobs, or of none.
+                crowded_bytes: piece_share as usize * 1_000,
                 changed_jobs: Bounds::default().changed_jobs,
             }
         };

@@ -21,6 +21,7 @@ use haul::model::job::JobState;
 use haul::model::limits::Limits;
 use haul::model::spec::{DownloadSpec, JobSpec, TaskOptions, TaskSpec, Work};
 use haul::model::task_filter::TaskChoice;
+use haul::model::time::Timestamp;
 use haul::net::{Body, BodySource, Profile, Request, Response, Transport};
 use haul::store::{Answer, Batch, Committed, Content, Store as _, StoreError, WriteStore};
 use http::{HeaderMap, StatusCode};
@@ -341,4 +342,29 @@ pub(crate) async fn large_commands_wait_on() {
     assert!(!engine.job(job).await.unwrap().state.is_ended(), "its files are being moved");
     faults.holds_files.store(false, Ordering::Relaxed);
     assert!(engine.ended(job).await.unwrap().state.is_ended());
+}
+
+/// Why the tasks of a job wait is asked of the scheduler, which may be busy; who waits for the job for some time is answered then.
+pub(crate) async fn a_wait_is_over_while_the_scheduler_is_busy() {
+    let dir = tempfile::tempdir().unwrap();
+    let memory = MemoryStore::default();
+    let (engine, task) = engine::start(parts(dir.path(), &memory), Box::new(memory.writer()), 1).await.unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    work.spawn(task.run());
+    let later = JobSpec { start_time: Some(Timestamp(4_102_444_800_000_000)), ..JobSpec::default() };
+    let job = engine.submit(later, vec![fetch("http://10.0.0.1/", None)], "", None).await.unwrap().id;
+    work.shutdown().await;
+    drop(engine);
+    // The scheduler of this one never has its turn.
+    let (engine, _task) = engine::start(parts(dir.path(), &memory), Box::new(memory.writer()), 1).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    let answer = async {
+        let job = engine.wait(job, Some(Duration::from_secs(20))).await.unwrap();
+        let why = engine.explain_job(&job, Duration::from_millis(100), Some(Duration::from_secs(2))).await;
+        (job, why)
+    };
+    let (job, why) = timeout(Duration::from_secs(30), answer).await.expect("it is answered");
+    assert_eq!((job.state, job.counts.pending), (JobState::Pending, 1));
+    assert!(matches!(why, Err(EngineError::Overloaded)), "{why:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(20));
 }

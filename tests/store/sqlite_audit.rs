@@ -5,7 +5,7 @@ use std::time::Duration;
 use haul::model::audit::{AuditEntry, AuditRow, Of};
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, Head, RootKeys, SqliteStore, SqliteWriter, verify_audit};
-use haul::store::{AuditPlace, Batch, Retention, Store as _, WriteStore as _};
+use haul::store::{AuditPlace, Batch, Retention, Store as _, Upkeep, WriteStore as _};
 use sqlx::{Connection as _, SqliteConnection};
 
 /// Rows of about 300 bytes each.
@@ -124,4 +124,34 @@ async fn what_is_edited_has_no_row_removed() {
     }
     let verified = verify_audit(dir.path(), &RootKeys::Beside, None).await.unwrap();
     assert_eq!(verified.wrong, ["row 200 was changed, or was not written by this server"]);
+}
+
+/// A server of which nobody asks anything any more has no new rows.
+#[tokio::test]
+async fn old_rows_go_while_no_new_one_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+    let second = 1_000_000;
+    writer.retain(Retention { audit: Duration::from_secs(10), ..Retention::default() });
+    add(&mut writer, 3_000, second).await;
+    add(&mut writer, 100, 5 * second).await;
+    assert_eq!(writer.upkeep(Timestamp(11 * second)).await.unwrap(), Upkeep::Rest, "they are kept so long");
+    assert_eq!(taken(dir.path()).await.1, 1);
+    while writer.upkeep(Timestamp(11 * second + 1)).await.unwrap() == Upkeep::More {}
+    let (bytes, first, last) = taken(dir.path()).await;
+    assert_eq!((first, last), (3_001, 3_100));
+    assert_eq!(writer.upkeep(Timestamp(12 * second)).await.unwrap(), Upkeep::Rest);
+    // What the rows take is still known, and the chain is whole.
+    writer.retain(Retention { audit_bytes: bytes as u64 - 1, ..Retention::default() });
+    add(&mut writer, 1, 12 * second).await;
+    let (bytes, first, last) = taken(dir.path()).await;
+    assert!(bytes > 20_000 && (3_002..3_020).contains(&first) && last == 3_101, "{first} to {last}, {bytes} bytes");
+    let verified = verify_audit(dir.path(), &RootKeys::Beside, None).await.unwrap();
+    assert_eq!(verified.wrong, Vec::<String>::new());
+    // One that was changed vouches for nothing, and stays.
+    let url = format!("sqlite://{}", dir.path().join("haul.db").display());
+    let mut conn = SqliteConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("UPDATE audit SET row = '{}'").execute(&mut conn).await.unwrap();
+    assert_eq!(writer.upkeep(Timestamp(99 * second)).await.unwrap(), Upkeep::Rest);
+    assert_eq!(taken(dir.path()).await.2, 3_101);
 }

@@ -157,7 +157,7 @@ async fn what_is_lent_stays_for_small_batches() {
     fs::remove_file(place.path().join("rest")).unwrap();
     writer.regain().await.unwrap();
     assert!(!writer.is_short());
-    assert!(matches!(writer.upkeep(Timestamp(1)).await, Ok(Upkeep::More | Upkeep::Done | Upkeep::Later)));
+    assert!(matches!(writer.upkeep(Timestamp(1)).await, Ok(Upkeep::More | Upkeep::Rest | Upkeep::Later)));
     assert!(store.jobs(&JobFilter::default(), 9).await.unwrap().items.is_empty());
 }
 

@@ -147,7 +147,7 @@ async fn a_bag_that_is_moved_does_not_open() {
     assert!(error.contains("damaged, or belong to another row") && !error.contains("SESAME"), "{error}");
     assert!(store.task(task_id(2, 0)).await.unwrap().is_some(), "the others are fine");
     // Who recovers goes on without what does not open.
-    assert_eq!(store.recover(None).await.unwrap().jobs.len(), 1);
+    assert_eq!(store.recover(None).await.unwrap().jobs().len(), 1);
 }
 
 /// What no event tells is not opened for it, however many there are and however long it is.

@@ -78,8 +78,8 @@ async fn jobs_and_attempts_that_cannot_be_read_do_not_hold_those_behind_them() {
         let (mut after, mut found) = (None, Vec::new());
         loop {
             let part = store.recover(after).await.unwrap();
-            found.extend(part.jobs.iter().map(|(job, _)| job.id));
             after = part.next;
+            found.extend(part.jobs().iter().map(|(job, _)| job.id));
             if after.is_none() {
                 break;
             }

@@ -268,7 +268,7 @@ impl Scheduler {
         self.queue.add_job(id, spec.priority, spec.group.max_concurrency, may_run, spec.defaults.timeouts.task);
         self.queue.set_party(id, run.job.party());
         if let Some(start) = spec.start_time.filter(|start| *start > now) {
-            self.timers.set(start, Timer::JobStart(id));
+            self.starts.set(start, id);
         }
         if let Some(deadline) = run.job.deadline() {
             self.deadlines.set(deadline, Timer::JobDeadline(id));

@@ -12,6 +12,7 @@ use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::read::{Read, Removable};
 use crate::engine::scheduler::{DISK_LOOK, Forgetting, Scheduler};
 use crate::engine::timers::Timer;
+use crate::files::beside;
 use crate::model::ids::{JobId, TaskId};
 use crate::model::outcome::ShortOf;
 use crate::model::storage::Storage;
@@ -213,7 +214,7 @@ impl Scheduler {
                 };
                 waiting.into_iter().filter_map(fits).collect()
             };
-            Read::Space(tokio::task::spawn_blocking(look).await.unwrap_or_default())
+            Read::Space(beside(look).await.unwrap_or_default())
         });
     }
 

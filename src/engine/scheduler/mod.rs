@@ -10,6 +10,7 @@ mod commands;
 mod commits;
 mod counting;
 mod credentials;
+mod crowded;
 mod dispatch;
 mod ends;
 mod explain;
@@ -49,7 +50,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::engine::attempt::Ended;
 use crate::engine::bounds::Bounds;
-use crate::engine::command::{Admitted, Command, EngineError, JobCommand};
+use crate::engine::command::{Admitted, Command, EngineError};
 use crate::engine::credentials::Uses;
 use crate::engine::hub::Hub;
 use crate::engine::jobs::{JobRun, JobTable};
@@ -58,6 +59,7 @@ use crate::engine::queue::task::{BatchNumber, Cause, Running};
 use crate::engine::queue::{Queue, Standing};
 use crate::engine::runner::{Checks, Runner};
 use crate::engine::running::Attempts;
+use crate::engine::scheduler::crowded::Crowded;
 use crate::engine::scheduler::holds::Holds;
 use crate::engine::scheduler::in_flight::{InFlight, answer_of, lost};
 use crate::engine::scheduler::incoming_page::IncomingPages;
@@ -65,10 +67,10 @@ use crate::engine::scheduler::late_reads::LateReads;
 use crate::engine::scheduler::linger::Linger;
 use crate::engine::scheduler::parked::Parked;
 use crate::engine::scheduler::piece::Pieces;
-use crate::engine::scheduler::read::{Found, Read};
+use crate::engine::scheduler::read::Read;
 use crate::engine::scheduler::shared::Shared;
 use crate::engine::scheduler::survey::Survey;
-use crate::engine::timers::{Timer, Timers};
+use crate::engine::timers::{Starts, Timer, Timers};
 use crate::engine::writer::{Condition, WriterLink};
 use crate::limits::transport::JobRates;
 use crate::model::book::Book;
@@ -110,13 +112,14 @@ pub(crate) struct Scheduler {
     pieces: Pieces,
     /// Jobs of which named tasks are to be put back with the next commit, and how many.
     named_retries: Vec<(JobId, usize)>,
-    /// Retries of named tasks for which that commit has no room, with what the store has.
-    crowded: VecDeque<(JobId, Admitted<JobCommand>, Box<Found>)>,
+    /// Retries of named tasks for which that commit has no room.
+    crowded: Crowded,
     /// Jobs that are to be read again, because memory and store contradict each other about them.
     reloading: Vec<JobId>,
     /// Deleted jobs whose rows are being removed.
     purging: HashSet<JobId>,
     timers: Timers,
+    starts: Starts,
     /// The ends of the times that jobs have: apart, since they wait where more has ended than a batch takes.
     deadlines: Timers,
     shared: Shared,
@@ -219,10 +222,11 @@ impl Scheduler {
             holds: Holds::default(),
             pieces: Pieces::default(),
             named_retries: Vec::new(),
-            crowded: VecDeque::new(),
+            crowded: Crowded::new(bounds.crowded_bytes),
             reloading: Vec::new(),
             purging: HashSet::new(),
             timers: Timers::default(),
+            starts: Starts::default(),
             deadlines: Timers::default(),
             shared: Shared::default(),
             limits,
@@ -257,8 +261,7 @@ impl Scheduler {
         while let Some(Admitted { command, .. }) = commands.recv().await {
             command.refuse(EngineError::Draining);
         }
-        let crowded = self.crowded.drain(..).map(|(_, admitted, _)| admitted.command);
-        for command in crowded.chain(self.jobs.take_waiting()) {
+        for command in self.crowded.take_all().chain(self.jobs.take_waiting()) {
             command.refuse(EngineError::Draining);
         }
         self.reads.shutdown().await;
@@ -406,7 +409,8 @@ impl Scheduler {
         let ends_wait = self.room_for_late() == 0;
         let late = self.queue.next_late().map(|due| due.since(now)).into_iter().chain([self.deadlines.wait(now)]);
         let queue = self.queue.next_due().map(|due| due.since(now));
-        let all = queue.into_iter().chain(late.filter(|_| !ends_wait)).chain([self.timers.wait(now)]);
+        let timers = [self.timers.wait(now), self.starts.wait(now)];
+        let all = queue.into_iter().chain(late.filter(|_| !ends_wait)).chain(timers);
         all.min().unwrap_or_default()
     }
 
@@ -418,11 +422,14 @@ impl Scheduler {
     fn wake_due(&mut self) {
         let now = self.now();
         for _ in 0..TIMERS_MAX {
+            let Some(job) = self.starts.pop_due(now) else { break };
+            self.job_may_run(job, now);
+        }
+        for _ in 0..TIMERS_MAX {
             let Some(timer) = self.timers.pop_due(now) else { break };
             match timer {
                 // They stand apart.
                 Timer::JobDeadline(job) => self.deadlines.set(now, Timer::JobDeadline(job)),
-                Timer::JobStart(job) => self.job_may_run(job, now),
                 Timer::JobRested(job) => self.queue.set_resting(job, false),
                 Timer::HostWake(host, _) => self.wake_host(&host),
                 Timer::RateWake(host) => self.rate_allows(&host),

@@ -391,7 +391,9 @@ impl Scheduler {
     pub(super) fn drop_job(&mut self, job: JobId) {
         self.queue.remove_job(job);
         self.deadlines.clear(&crate::engine::timers::Timer::JobDeadline(job));
-        self.timers.clear(&crate::engine::timers::Timer::JobStart(job));
+        if let Some(start) = self.jobs.get(job).and_then(|run| run.job.spec.start_time) {
+            self.starts.clear(start, job);
+        }
         self.timers.clear(&crate::engine::timers::Timer::JobRested(job));
         self.late.forget_job(job);
         let Some(mut run) = self.jobs.remove(job) else { return self.hub.close(job) };

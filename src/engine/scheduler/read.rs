@@ -90,6 +90,11 @@ pub(super) struct Repeated {
     pub(super) by: Arc<Actor>,
 }
 
+/// The memory of what the store has of a job, beside its spec and its lanes, in bytes, roughly.
+const FOUND_BYTES: usize = 1 << 10;
+/// That of a lane beside the name of its host.
+const LANE_BYTES: usize = 48;
+
 /// What the store has of a job.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -100,6 +105,24 @@ pub(super) struct Found {
     pub(super) chunk: Option<Chunk>,
     /// For `RetryJob` of an ended job.
     pub(super) retry: Option<Result<Retriable, EngineError>>,
+}
+
+impl Found {
+    /// The retry of named tasks that was found to be possible, with the number of these.
+    pub(super) fn named_rows(&self) -> Option<usize> {
+        match &self.retry {
+            Some(Ok(Retriable { which: TaskChoice::These(these), .. })) => Some(these.len()),
+            _ => None,
+        }
+    }
+
+    /// Its memory, in bytes, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let job = self.job.as_ref().map_or(0, |job| job.spec.memory_bytes());
+        let Some(Ok(Retriable { lanes, which, .. })) = &self.retry else { return job + FOUND_BYTES };
+        let lanes = lanes.iter().map(|(host, _)| LANE_BYTES + host.as_str().len()).sum::<usize>();
+        job + FOUND_BYTES + lanes + which.memory_bytes()
+    }
 }
 
 /// What is needed to retry a job.

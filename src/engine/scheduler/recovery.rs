@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::engine::jobs::{JobRun, Retrying, Stage, Sweeping};
@@ -11,6 +12,7 @@ use crate::engine::patience::{caught, patiently};
 use crate::engine::queue::task::Queued;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
+use crate::engine::scheduler::shared::Shared;
 use crate::engine::timers::Timer;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
@@ -47,28 +49,8 @@ impl Scheduler {
             Err(error @ StoreError::Fatal(_)) => return Err(error),
             Err(error) => tracing::warn!("pauses of hosts are forgotten, since they cannot be read: {error}"),
         }
-        let read = |after| {
-            let store = store.clone();
-            async move { caught(patiently(|| store.recover(after))).await }
-        };
-        // While one piece is taken in, the next one is read.
-        let mut reads = JoinSet::new();
-        reads.spawn(read(None));
-        while let Some(piece) = reads.join_next().await {
-            let piece =
-                piece.map_err(|error| StoreError::Fatal(format!("a read of the store was lost: {error}")))??;
-            if piece.next.is_some() {
-                reads.spawn(read(piece.next));
-            }
-            let now = self.now();
-            for (mut job, lanes) in piece.jobs {
-                recovery.jobs += 1;
-                self.shared.spec(&mut job);
-                let job = Arc::new(job);
-                self.hub.open(job.clone());
-                self.take_in(job, lanes, now);
-            }
-        }
+        let mut done = BTreeSet::new();
+        recovery.jobs = self.take_in_all(&mut done).await?;
         let mut after = None;
         loop {
             let now = self.now();
@@ -80,21 +62,70 @@ impl Scheduler {
                 }
                 tracing::info!(task = %id, since_micros = attempt_start.0, "the end of the last process cut an attempt");
                 self.recover_attempt(id, task, TaskEvent::Crashed, now);
+                done.insert(id.job);
             }
             after = piece.next;
             if after.is_none() {
                 break;
             }
         }
-        // Few of them are, so that not all of them are looked up once more.
-        let done: BTreeSet<JobId> =
-            self.jobs.iter().filter(|(_, run)| run.settles().is_some()).map(|(id, _)| *id).collect();
         for job in done {
             self.settle_if_done(job);
         }
         self.recover_parts().await;
         self.timers.set(self.now(), Timer::Housekeeping);
         Ok(recovery)
+    }
+
+    /// Takes in all unfinished jobs, and returns how many there are; those of which nothing is left to do are added to `done`. While
+    /// a part of them is taken in, the next one is made of what was found of it, and the store looks for the one after that.
+    async fn take_in_all(&mut self, done: &mut BTreeSet<JobId>) -> Result<usize, StoreError> {
+        let (found, mut to_make) = mpsc::channel(1);
+        let (made, mut to_take_in) = mpsc::channel(1);
+        let mut stages = JoinSet::<Result<Option<Shared>, StoreError>>::new();
+        let store = self.runner.store.clone();
+        stages.spawn(async move {
+            let mut after = None;
+            loop {
+                let part = caught(patiently(|| store.recover(after))).await?;
+                after = part.next;
+                // Where nobody takes it any more, why is said by that one.
+                if found.send(part).await.is_err() || after.is_none() {
+                    return Ok(None);
+                }
+            }
+        });
+        let mut shared = std::mem::take(&mut self.shared);
+        stages.spawn(async move {
+            while let Some(part) = to_make.recv().await {
+                let jobs = caught(async { Ok(part.jobs()) }).await?;
+                let jobs: Vec<_> = jobs.into_iter().map(|(job, lanes)| shared.job(job, lanes)).collect();
+                if made.send(jobs).await.is_err() {
+                    break;
+                }
+            }
+            Ok(Some(shared))
+        });
+        let mut count = 0;
+        while let Some(jobs) = to_take_in.recv().await {
+            let now = self.now();
+            count += jobs.len();
+            for (job, lanes) in jobs {
+                let id = job.id;
+                self.hub.open(job.clone());
+                self.take_in(job, lanes, now);
+                // Not once more over all of them, of which few are.
+                if self.jobs.get(id).is_some_and(|run| run.settles().is_some()) {
+                    done.insert(id);
+                }
+            }
+        }
+        while let Some(ended) = stages.join_next().await {
+            let shared =
+                ended.map_err(|error| StoreError::Fatal(format!("a read of the store was lost: {error}")))??;
+            self.shared = shared.unwrap_or(std::mem::take(&mut self.shared));
+        }
+        Ok(count)
     }
 
     /// Brings back the part files of jobs whose retry was stored, where the last process ended before it had done that.
@@ -107,7 +138,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes a job into memory as the store has it.
+    /// Takes a job into memory as the store has it. It shares with others what it has in common with them.
     pub(super) fn take_in(&mut self, job: Arc<Job>, lanes: Vec<(Host, TaskIndex)>, now: Timestamp) {
         let id = job.id;
         let (total, pending) = (job.counts.total, job.counts.pending);
@@ -131,7 +162,6 @@ impl Scheduler {
         // Nobody can have asked for a job that is only being taken in.
         self.enlist(run, now);
         for (host, head) in lanes {
-            let host = self.shared.host(host);
             self.queue.restore_lane(id, host, head, if is_open { total } else { head });
         }
         self.queue.share_out(id, pending);

@@ -165,7 +165,7 @@ impl Scheduler {
         let now = self.now();
         let deferred = self.jobs.take_back(&job).map(|mut run| run.take_activity().deferred).unwrap_or_default();
         self.queue.remove_job(id);
-        let job = Arc::new(job);
+        let (job, lanes) = self.shared.job(job, lanes);
         self.hub.publish(job.clone(), Vec::new());
         self.take_in(job, lanes, now);
         self.queue.reread_backoffs();

@@ -3,24 +3,41 @@
 use std::sync::Arc;
 
 use crate::model::host::Host;
+use crate::model::ids::TaskIndex;
 use crate::model::job::Job;
 use crate::model::spec::JobSpec;
+
+/// Hosts of the lanes of a job, with the heads of these.
+type Lanes = Vec<(Host, TaskIndex)>;
 
 /// What the last job had.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     spec: Arc<JobSpec>,
+    /// The spec that was compared with it last, which is equal to it: the store shares those of neighbours.
+    equal: Arc<JobSpec>,
     host: Option<Host>,
 }
 
 impl Shared {
     /// Lets a job share its spec with the last one, if they are equal.
     pub(super) fn spec(&mut self, job: &mut Job) {
-        if *job.spec == *self.spec {
-            job.spec = self.spec.clone();
-        } else {
-            self.spec = job.spec.clone();
+        if !Arc::ptr_eq(&job.spec, &self.equal) {
+            if *job.spec != *self.spec {
+                self.spec = job.spec.clone();
+            }
+            self.equal = job.spec.clone();
         }
+        job.spec = self.spec.clone();
+    }
+
+    /// Returns a job with its lanes, which share what they have in common with the last ones.
+    pub(super) fn job(&mut self, mut job: Job, mut lanes: Lanes) -> (Arc<Job>, Lanes) {
+        self.spec(&mut job);
+        for (host, _) in &mut lanes {
+            *host = self.host(host.clone());
+        }
+        (Arc::new(job), lanes)
     }
 
     /// Returns a host that shares its name with the last one, if they are equal.

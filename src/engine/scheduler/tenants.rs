@@ -10,6 +10,7 @@ use crate::engine::effect::{Effect, TenantDeletion};
 use crate::engine::patience::{caught, patiently};
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::Read;
+use crate::files::beside;
 use crate::model::access::{AccessAnswer, AccessChange, AccessError, Actor};
 use crate::model::failure::Failure;
 use crate::model::tenant::{Owner, TenantNo};
@@ -75,7 +76,7 @@ impl Scheduler {
         let roots = self.runner.roots.clone();
         self.reads.spawn(async move {
             let tenant = deletion.tenant.clone();
-            let aside = tokio::task::spawn_blocking(move || roots.put_aside(&tenant)).await;
+            let aside = beside(move || roots.put_aside(&tenant)).await;
             if let Ok(Err(failure)) = &aside {
                 tell_left(&deletion.tenant, failure);
             }
@@ -105,7 +106,7 @@ impl Scheduler {
             gone.into_iter().filter(is_left).collect::<Vec<_>>()
         };
         // It cannot be cancelled, and does not panic.
-        let left = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+        let left = beside(look).await.unwrap_or_default();
         self.closing_tenants.extend(left.into_iter().map(|tenant| (tenant.no, tenant.name)));
     }
 }

@@ -10,6 +10,7 @@ use crate::engine::jobs::{JobRun, Retrying, Stage};
 use crate::engine::patience::{caught, patiently};
 use crate::engine::runner::Runner;
 use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::crowded::Next;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::read::{Found, Read, Retriable};
 use crate::model::access::Actor;
@@ -38,17 +39,13 @@ impl Scheduler {
                 admitted.command.refuse(EngineError::Draining);
                 continue;
             }
-            let runner = self.runner.clone();
-            self.reads.spawn(async move {
-                let found = caught(find(&runner, job, &admitted.command)).await;
-                Read::Visited(job, admitted, found)
-            });
-            return;
+            return self.look_up(job, admitted);
         }
     }
 
-    /// Decides a command over what the store has.
+    /// What the store has for a command is here.
     pub(super) fn visited(&mut self, id: JobId, admitted: Admitted<JobCommand>, found: Result<Box<Found>, StoreError>) {
+        let is_first = self.crowded.is_looked_up(id);
         let Admitted { command, by, room } = admitted;
         if self.draining {
             command.refuse(EngineError::Draining);
@@ -64,16 +61,29 @@ impl Scheduler {
             return self.next_visitor(id);
         }
         let found = match found {
-            Ok(found) if self.is_crowded(&found) => {
-                return self.crowded.push_back((id, Admitted { command, by, room }, found));
-            }
             Ok(found) => found,
             Err(error) => {
                 command.refuse(EngineError::Store(error.to_string()));
                 return self.next_visitor(id);
             }
         };
-        let Found { job, is_unreadable, chunk, retry } = *found;
+        let admitted = Admitted { command, by, room };
+        match found.named_rows() {
+            Some(rows) if is_first && !self.has_room_for_named(rows) => {
+                self.crowded.put_back(id, admitted, rows, found);
+            }
+            // Whoever came before goes before, however few this one names.
+            Some(rows) if !(is_first || self.crowded.is_empty() && self.has_room_for_named(rows)) => {
+                self.crowded.push(id, admitted, rows, found);
+            }
+            _ => self.decide_over(id, admitted, *found),
+        }
+    }
+
+    /// Decides a command over what the store has.
+    fn decide_over(&mut self, id: JobId, admitted: Admitted<JobCommand>, found: Found) {
+        let Admitted { command, by, .. } = admitted;
+        let Found { job, is_unreadable, chunk, retry } = found;
         let command = match command {
             JobCommand::Delete { reply, .. } if is_unreadable => {
                 let nth = self.delete(id, None, Some(reply));
@@ -139,21 +149,30 @@ impl Scheduler {
         Ok(Some(retriable))
     }
 
-    /// Whether a retry names more tasks than the batch has room for beside those of others: all that one names are put back at once,
+    /// Whether the batch has room for so many named tasks beside those of other retries: all that one names are put back at once,
     /// but nobody waits for many such retries behind each other.
-    fn is_crowded(&self, found: &Found) -> bool {
-        let Some(Ok(Retriable { which: TaskChoice::These(these), .. })) = &found.retry else { return false };
-        let rows: usize = self.named_retries.iter().map(|(_, rows)| rows).sum();
-        rows > 0 && rows + these.len() > self.bounds.piece_rows as usize
+    fn has_room_for_named(&self, tasks: usize) -> bool {
+        fits(&self.named_retries, tasks, self.bounds.piece_rows)
     }
 
     /// Takes the retries for which an earlier batch had no room.
     pub(super) fn take_crowded(&mut self) {
-        while self.crowded.front().is_some_and(|(.., found)| !self.is_crowded(found))
-            && let Some((id, admitted, found)) = self.crowded.pop_front()
-        {
-            self.visited(id, admitted, Ok(found));
+        let most = self.bounds.piece_rows;
+        while let Some(next) = self.crowded.next(|tasks| fits(&self.named_retries, tasks, most)) {
+            match next {
+                Next::Found(id, admitted, found) => self.decide_over(id, admitted, *found),
+                Next::LookUp(id, admitted) => self.look_up(id, admitted),
+            }
         }
+    }
+
+    /// Reads what a command needs.
+    fn look_up(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
+        let runner = self.runner.clone();
+        self.reads.spawn(async move {
+            let found = caught(find(&runner, job, &admitted.command)).await;
+            Read::Visited(job, admitted, found)
+        });
     }
 
     /// After its end a job publishes nothing more: only what is read of it changes.
@@ -212,6 +231,12 @@ impl Scheduler {
             self.job_command(id, admitted);
         }
     }
+}
+
+/// Whether a batch with these retries of named tasks has room for one of so many more.
+fn fits(retries: &[(JobId, usize)], tasks: usize, most: u32) -> bool {
+    let rows: usize = retries.iter().map(|(_, rows)| rows).sum();
+    rows == 0 || rows + tasks <= most as usize
 }
 
 /// Reads what a command needs, and does with files what has to be done before it.

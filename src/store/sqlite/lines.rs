@@ -7,6 +7,8 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
+use memchr::memmem;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::store::{Listed, PAGE_BYTES_MAX, StoreError};
@@ -119,6 +121,16 @@ fn head<const N: usize>(line: &str) -> Option<[&str; N]> {
     head.try_into().ok()
 }
 
+/// How many lines a listing has, and the first `N` values of the last one, as [`Lines::last_head`] has them; none of them is read.
+pub(super) fn count_and_last_head<const N: usize>(text: &str) -> (usize, Option<[&str; N]>) {
+    let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if inner.is_empty() {
+        return (0, None);
+    }
+    let last = memmem::rfind(inner.as_bytes(), BETWEEN.as_bytes()).map_or(0, |at| at + BETWEEN.len());
+    (memmem::find_iter(inner.as_bytes(), BETWEEN).count() + 1, head(&inner[last..]))
+}
+
 /// Reads a listing line by line. One that does not parse is logged, and its first `N` values are returned, as by
 /// [`Lines::last_head`].
 pub(super) fn each_line<'t, L: DeserializeOwned, const N: usize>(
@@ -139,7 +151,7 @@ pub(super) fn each_line<'t, L: DeserializeOwned, const N: usize>(
 }
 
 /// Reads a listing whose lines stand for themselves: one that does not parse is logged and left out.
-pub(super) fn good_lines<'t, L: DeserializeOwned>(text: &'t str, what: &str) -> Lines<'t, L> {
+pub(super) fn good_lines<'t, L: Deserialize<'t>>(text: &'t str, what: &str) -> Lines<'t, L> {
     if let Ok(good) = serde_json::from_str::<Vec<L>>(text) {
         let inner = text.strip_suffix(']').unwrap_or(text);
         let last = inner.rsplit(BETWEEN).next().unwrap_or_default();

@@ -4,10 +4,12 @@
 use std::sync::{Arc, LazyLock};
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use sqlx::AssertSqlSafe;
 
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::spec::JobSpec;
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::lines::{self, array_of};
@@ -15,7 +17,9 @@ use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{
     JobLine, TaskLine, job_no, job_text, state_or_null, state_text, task_bytes, task_text,
 };
-use crate::store::{CutAttempt, CutPage, DuePage, DueTask, Recovered, StoreError};
+use crate::store::sqlite::sealed::{self, Bag, Place};
+use crate::store::{CutAttempt, CutPage, DuePage, DueTask, Recovered, StoreError, UnfinishedJobs};
+use crate::vault::Vault;
 
 /// Jobs of one part. Small ones reach it long before 4 MiB: a part takes several times its text while it is read, and the next
 /// one is read while it is taken in.
@@ -29,7 +33,38 @@ const CLAIMS_MAX: u32 = 4096;
 
 /// A job and its lanes.
 #[derive(Deserialize)]
-struct RecoveredLine(JobLine, Vec<(Host, TaskIndex)>);
+struct RecoveredLine<'t>(#[serde(borrow)] JobLine<&'t RawValue>, Vec<(Host, TaskIndex)>);
+
+/// Reads the specs of jobs, and none twice that stands in two jobs one after the other: those that wait are many, and most are
+/// like the one before.
+struct Specs<'t> {
+    vault: &'t Vault,
+    last: Option<(&'t str, Arc<JobSpec>)>,
+}
+
+impl<'t> Specs<'t> {
+    fn whole(&mut self, id: JobId, spec: &'t RawValue, bag: Option<&Bag>) -> Result<Arc<JobSpec>, StoreError> {
+        if let Some((text, last)) = &self.last
+            && *text == spec.get()
+            && bag.is_none()
+        {
+            return Ok(last.clone());
+        }
+        let left: JobSpec = lines::parse(spec.get(), format_args!("the spec of unfinished job {id}"))?;
+        let whole = Arc::new(sealed::whole(self.vault, Place::Job(id), left, Bag::bytes(bag))?);
+        // With secrets it is of this job alone.
+        self.last = bag.is_none().then(|| (spec.get(), whole.clone()));
+        Ok(whole)
+    }
+}
+
+/// Reads unfinished jobs with their lanes.
+fn jobs_of(text: &str, vault: &Vault) -> UnfinishedJobs {
+    let mut specs = Specs { vault, last: None };
+    let lines = lines::good_lines::<RecoveredLine<'_>>(text, "unfinished job");
+    let open = |RecoveredLine(job, lanes)| Ok((job.into_job_with(|id, spec, bag| specs.whole(id, spec, bag))?, lanes));
+    lines::opened(lines.good.into_iter().map(open))
+}
 
 pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Recovered, StoreError> {
     static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
@@ -49,23 +84,21 @@ pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Rec
             unfinished.join(" UNION ALL ")
         );
         let line = concat!(
-            "'[' || ",
+            "concat('[', ",
             job_text!(),
-            " || ',' || (SELECT '[' || coalesce(group_concat(l.line, ','), '') || ']' FROM \
-             (SELECT json_array(host, head) AS line FROM lanes WHERE id BETWEEN (w.id << 32) \
-             AND ((w.id << 32) | 4294967295) ORDER BY id) l) || ']'"
+            ", ',[', (SELECT group_concat(l.line, ',') FROM (SELECT json_array(host, head) AS line FROM lanes \
+             WHERE id BETWEEN (w.id << 32) AND ((w.id << 32) | 4294967295) ORDER BY id) l), ']]')"
         );
         let rest = "CROSS JOIN jobs j ON j.no = w.id CROSS JOIN job_specs p ON p.job = w.id";
         lines::page_of(&places, line, rest, "")
     });
     let after = after.map(blob).unwrap_or_default();
     let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(after)).await?;
-    let lines = lines::good_lines::<RecoveredLine>(&page.text, "unfinished job");
-    let last = lines.last_head().filter(|_| page.is_full(lines.count, JOBS_MAX));
+    let (count, last) = lines::count_and_last_head(&page.text);
+    let last = last.filter(|_| page.is_full(count, JOBS_MAX));
     let next = last.map(|[job]: [&str; 1]| job_of(job)).transpose()?;
-    let open = |RecoveredLine(job, lanes)| Ok((job.into_job(&reader.vault)?, lanes));
-    let jobs = lines::opened(lines.good.into_iter().map(open));
-    Ok(Recovered { jobs, next })
+    let vault = reader.vault.clone();
+    Ok(Recovered::new(next, move || jobs_of(&page.text, &vault)))
 }
 
 /// The id in a line that [`lines::Lines::last_head`] found.

@@ -28,9 +28,9 @@ use crate::vault::Vault;
 /// A job as JSON, of `jobs j JOIN job_specs p`.
 macro_rules! job_text {
     () => {
-        "'[\"' || hex(j.id) || '\",' || j.state || ',' || j.total || ',' || j.create_time || ',' || \
-         coalesce(j.end_time, 'null') || ',' || j.moving || ',' || p.spec || ',' || \
-         coalesce('\"' || nullif(hex(p.sealed), '') || '\"', 'null') || ',' || j.created_by || ',' || j.tenant || ']'"
+        "concat('[\"', hex(j.id), '\",', j.state, ',', j.total, ',', j.create_time, ',', coalesce(j.end_time, 'null'), ',', \
+         j.moving, ',', p.spec, ',', coalesce('\"' || nullif(hex(p.sealed), '') || '\"', 'null'), ',', j.created_by, ',', \
+         j.tenant, ']')"
     };
 }
 
@@ -241,16 +241,16 @@ pub(super) fn moving(job: &Job) -> Result<String, serde_json::Error> {
     })
 }
 
-/// See [`job_text`].
+/// See [`job_text`]. Its spec may be left as it is for a while.
 #[derive(Deserialize)]
-pub(super) struct JobLine(
+pub(super) struct JobLine<S = JobSpec>(
     JobId,
     State<JobState>,
     u32,
     Timestamp,
     Option<Timestamp>,
     Moving,
-    JobSpec,
+    S,
     Option<Bag>,
     PrincipalNo,
     TenantNo,
@@ -258,11 +258,20 @@ pub(super) struct JobLine(
 
 impl JobLine {
     pub(super) fn into_job(self, vault: &Vault) -> Result<Job, StoreError> {
+        self.into_job_with(|id, spec, bag| Ok(Arc::new(sealed::whole(vault, Place::Job(id), spec, Bag::bytes(bag))?)))
+    }
+}
+
+impl<S> JobLine<S> {
+    /// The job, with the spec that `whole` makes of what stands here of it and of its bag.
+    pub(super) fn into_job_with(
+        self,
+        whole: impl FnOnce(JobId, S, Option<&Bag>) -> Result<Arc<JobSpec>, StoreError>,
+    ) -> Result<Job, StoreError> {
         let JobLine(id, State(state), total, create_time, end_time, moving, spec, bag, creator, tenant) = self;
-        let spec = sealed::whole(vault, Place::Job(id), spec, Bag::bytes(bag.as_ref()))?;
         Ok(Job {
             id,
-            spec: Arc::new(spec),
+            spec: whole(id, spec, bag.as_ref())?,
             state,
             open: moving.open,
             stop: moving.stop,

@@ -1,9 +1,10 @@
 //! What the writer does when it has nothing else to do, a piece at a time: it seals what is plain or sealed with an older key, and
-//! erases secrets that have been kept long enough.
+//! erases secrets, and removes rows of the audit, that have been kept long enough.
 
 use crate::model::time::Timestamp;
 use crate::store::sqlite::expiry;
 use crate::store::sqlite::keys;
+use crate::store::sqlite::trail;
 use crate::store::sqlite::upkeep::{self, Progress};
 use crate::store::sqlite::writer::{SqliteWriter, VACUUM, VACUUM_PAGES};
 use crate::store::{Batch, StoreError, Upkeep, WriteStore as _};
@@ -11,6 +12,9 @@ use crate::store::{Batch, StoreError, Upkeep, WriteStore as _};
 /// The largest database that is rewritten when its secrets were plain, in bytes: that takes about a second, in which nothing
 /// is committed. Of a larger one only the free pages are returned.
 const REWRITTEN_BYTES_MAX: i64 = 64 << 20;
+
+/// What may fail.
+const PRUNE: &str = "remove old rows of the audit";
 
 impl SqliteWriter {
     /// Erases a piece of the secrets that have been kept long enough.
@@ -32,7 +36,43 @@ impl SqliteWriter {
         }
     }
 
-    /// Seals a piece of what is plain, or sealed with an older key; where all is sealed, erases what was to be kept until `now`.
+    /// Removes a piece of the rows of the audit that have been kept long enough. New rows do so, too; but none may come.
+    async fn prune_audit(&mut self, Timestamp(now): Timestamp) -> Result<Upkeep, StoreError> {
+        let kept = self.kept_of_audit();
+        if self.failing.contains(PRUNE) || !trail::has_old(&mut self.conn, now, kept).await? {
+            return Ok(Upkeep::Rest);
+        }
+        let nothing = Batch::default();
+        // Read again after whatever goes wrong from here on.
+        let last = self.last_audited.take();
+        self.broken = Some("a commit was abandoned half-way".to_owned());
+        self.begin().await?;
+        match trail::remove_old(&mut self.conn, &self.keyring.vault, last, now, kept).await {
+            Ok((last, are_removed)) => {
+                self.finish(&nothing).await?;
+                self.last_audited = Some(last);
+                if !are_removed {
+                    // A row was changed, which was said: until the next start new rows look for it.
+                    self.failing.insert(PRUNE);
+                }
+                Ok(if are_removed { Upkeep::More } else { Upkeep::Rest })
+            }
+            Err(fault) => {
+                let error = self.judge(fault);
+                self.roll_back(&nothing).await.and(Err(error))
+            }
+        }
+    }
+
+    /// Removes and erases a piece of what was to be kept until `now`.
+    async fn expire(&mut self, now: Timestamp) -> Result<Upkeep, StoreError> {
+        match self.prune_audit(now).await? {
+            Upkeep::Rest => Ok(if self.erase_piece(now).await? == Upkeep::More { Upkeep::More } else { Upkeep::Rest }),
+            more => Ok(more),
+        }
+    }
+
+    /// Seals a piece of what is plain, or sealed with an older key; where all is sealed, removes what was to be kept until `now`.
     pub(super) async fn tend(&mut self, now: Timestamp) -> Result<Upkeep, StoreError> {
         if self.broken.is_some() {
             return Ok(Upkeep::Done);
@@ -41,7 +81,7 @@ impl SqliteWriter {
             // The room that is lent is for what ends work.
             return Ok(Upkeep::Later);
         }
-        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return self.erase_piece(now).await };
+        let Some(mut progress) = upkeep::load(&mut self.conn).await? else { return self.expire(now).await };
         if progress.is_through() {
             return self.clear_traces(progress).await;
         }

@@ -124,6 +124,13 @@ pub(super) struct Kept {
     pub(super) bytes: u64,
 }
 
+impl Kept {
+    /// The time of the oldest row that is kept at `now`.
+    fn since(self, now: i64) -> i64 {
+        now.saturating_sub(i64::try_from(self.time.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
 /// Adds rows behind `last`, which is read where it is not known. Returns the last one then.
 pub(super) async fn write<'a>(
     conn: &mut SqliteConnection,
@@ -157,15 +164,43 @@ pub(super) async fn write<'a>(
     if is_over || first as u64 / PRUNED_EVERY != sequence as u64 / PRUNED_EVERY {
         // More than are added, however many those are.
         let limit = PRUNED_AT_ONCE.max(2 * linked.len() as u64);
-        let age = i64::try_from(kept.time.as_micros()).unwrap_or(i64::MAX);
         // Somewhat more, so that not every row has one removed.
         let surplus = if is_over { bytes.saturating_sub(kept.bytes - kept.bytes / 64) } else { 0 };
-        bytes -= prune(conn, vault, now.saturating_sub(age), surplus, limit as i64).await?.min(bytes);
-        let text = format!("{sequence}:{bytes}:{}", hex(&bytes_link(vault, sequence, bytes)));
-        let sql = "REPLACE INTO settings (key, value) VALUES ('audit_bytes', ?1)";
-        sqlx::query(sql).bind(text).execute(&mut *conn).await?;
+        bytes -= prune(conn, vault, kept.since(now), surplus, limit as i64).await?.min(bytes);
+        note_bytes(conn, vault, sequence, bytes).await?;
     }
     Ok(Some(Last { sequence, digest: before, bytes }))
+}
+
+/// Notes what all rows take, up to the last one.
+async fn note_bytes(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, bytes: u64) -> Result<(), sqlx::Error> {
+    let text = format!("{sequence}:{bytes}:{}", hex(&bytes_link(vault, sequence, bytes)));
+    let sql = "REPLACE INTO settings (key, value) VALUES ('audit_bytes', ?1)";
+    sqlx::query(sql).bind(text).execute(conn).await.map(drop)
+}
+
+/// Whether there are rows that need not be kept any longer at `now`.
+pub(super) async fn has_old(conn: &mut SqliteConnection, now: i64, kept: Kept) -> Result<bool, sqlx::Error> {
+    Ok(oldest(conn).await?.is_some_and(|oldest| oldest < kept.since(now)))
+}
+
+/// Removes some of these rows, where `last` is the last one of all, which is read where it is not known. Returns that one, and
+/// whether any were removed.
+pub(super) async fn remove_old(
+    conn: &mut SqliteConnection,
+    vault: &Vault,
+    last: Option<Last>,
+    now: i64,
+    kept: Kept,
+) -> Result<(Last, bool), Fault> {
+    let mut last = match last {
+        Some(last) => last,
+        None => read_last(conn, vault).await?,
+    };
+    let removed = prune(conn, vault, kept.since(now), 0, PRUNED_AT_ONCE as i64).await?;
+    last.bytes -= removed.min(last.bytes);
+    note_bytes(conn, vault, last.sequence, last.bytes).await?;
+    Ok((last, removed > 0))
 }
 
 async fn read_last(conn: &mut SqliteConnection, vault: &Vault) -> Result<Last, Fault> {
@@ -194,15 +229,18 @@ async fn read_bytes(conn: &mut SqliteConnection, vault: &Vault) -> Result<u64, F
     Ok(bytes + u64::try_from(since).unwrap_or_default())
 }
 
+/// The time of the oldest row.
+async fn oldest(conn: &mut SqliteConnection) -> Result<Option<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT time FROM audit ORDER BY seq LIMIT 1").fetch_optional(conn).await
+}
+
 /// A row that is removed last, its digest, and the bytes of all that are.
 type Pruned = (i64, Vec<u8>, i64);
 
 /// Removes the oldest rows, where they are older than `time` or among the first `surplus` bytes. Returns what they took.
 async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, surplus: u64, limit: i64) -> Result<u64, Fault> {
     // Mostly none is: then the oldest one is all that is looked at.
-    let sql = "SELECT time FROM audit ORDER BY seq LIMIT 1";
-    let oldest: Option<i64> = sqlx::query_scalar(sql).fetch_optional(&mut *conn).await?;
-    if surplus == 0 && oldest.is_none_or(|oldest| oldest >= time) {
+    if surplus == 0 && oldest(conn).await?.is_none_or(|oldest| oldest >= time) {
         return Ok(0);
     }
     let sql = "SELECT seq, chain, upto FROM (SELECT seq, time, chain, own, sum(own) OVER (ORDER BY seq) AS upto FROM \

@@ -43,11 +43,11 @@ pub struct SqliteWriter {
     /// Whether there may be free pages to return to the file system.
     has_free_pages: bool,
     /// What only saves room and has failed when it was tried last.
-    failing: BTreeSet<&'static str>,
+    pub(super) failing: BTreeSet<&'static str>,
     /// None for a scratch store.
     pub(super) reserve: Option<Reserve>,
     /// The last row of the audit, once it is known.
-    last_audited: Option<trail::Last>,
+    pub(super) last_audited: Option<trail::Last>,
     pub(super) retention: Retention,
     /// Why it cannot be known what is stored, once that is so.
     pub(super) broken: Option<String>,
@@ -145,7 +145,7 @@ impl SqliteWriter {
                 // Read again after whatever goes wrong from here on.
                 let last = self.last_audited.take();
                 let rows = batch.audited(&committed);
-                let kept = trail::Kept { time: self.retention.audit, bytes: self.retention.audit_bytes };
+                let kept = self.kept_of_audit();
                 let written = trail::write(&mut self.conn, &self.keyring.vault, last, rows, kept).await;
                 written.map(|last| {
                     last_audited = last;
@@ -179,6 +179,11 @@ impl SqliteWriter {
                 self.roll_back(batch).await.and(Err(error))
             }
         }
+    }
+
+    /// How long rows of the audit are kept, and how much they may take.
+    pub(super) fn kept_of_audit(&self) -> trail::Kept {
+        trail::Kept { time: self.retention.audit, bytes: self.retention.audit_bytes }
     }
 
     /// What a fault is that is about no job in particular.
