@@ -32,20 +32,14 @@ fn span(launch: &Launch) -> tracing::Span {
 }
 
 impl Runner {
-    /// Starts an attempt on the next transfer thread. Its end comes out of `attempts`.
-    pub(crate) fn spawn(self: &Arc<Self>, attempts: &mut Attempts, launch: Launch) {
-        let worker = self.worker();
-        // Without workers the engine has ended, and nothing is launched any more.
-        let Some(worker) = worker else { return };
+    /// Adds an attempt to those that begin with this turn. Its end comes out of `attempts`.
+    pub(crate) fn launch(self: &Arc<Self>, attempts: &mut Attempts, launch: Launch) {
         let runner = self.clone();
-        let runtime = worker.runtime.clone();
-        let of = (launch.id, launch.fence);
-        let attempt = async move {
+        attempts.add((launch.id, launch.fence), |transport| async move {
             // Made where there are several threads, and not in the loop.
             let span = span(&launch);
-            runner.run(launch, worker.transport).instrument(span).await
-        };
-        attempts.spawn(of, attempt, &runtime);
+            runner.run(launch, transport).instrument(span).await
+        });
     }
 
     /// Runs an attempt to its end. A panic in it is a failed attempt and harms no other.

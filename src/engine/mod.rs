@@ -9,8 +9,8 @@
 //! | scheduler | [`EngineTask::run`], in it | drain | ends the process |
 //! | writer | [`EngineTask::run`] | the scheduler's end | ends the process |
 //! | copy of the log | the store's writer, in its `JoinSet` | its end, before the store closes | logged; the next commit copies |
-//! | transfer threads | `Workers::start` | `Workers::shutdown`, after the scheduler | logged |
-//! | attempts | `Runner::spawn`, on a transfer thread | their token, with a cause | a failed attempt |
+//! | transfer threads | `Workers::start` | the scheduler's end | logged |
+//! | attempts | `Attempts::hand_out`, in the `JoinSet` of a transfer thread | their token, with a cause; the scheduler's end | a failed attempt |
 //! | reads of the scheduler | `scheduler`, in its `JoinSet` | their end; dropped at the drain | tried again, or fails its call |
 
 mod attempt;
@@ -84,14 +84,15 @@ pub async fn start(
     seed: u64,
 ) -> Result<(Engine, EngineTask), StartError> {
     let (bounds, checks, own_thread) = (parts.bounds, parts.checks, parts.workers > 0);
-    let runner = Arc::new(Runner::start(parts).await.map_err(StartError::Threads)?);
+    let (runner, workers) = Runner::start(parts).await.map_err(StartError::Threads)?;
+    let runner = Arc::new(runner);
     let hub = Arc::new(Hub::new(bounds.changed_jobs));
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     runner.connect(Box::new(PageCommands(sender.downgrade())));
     let (writer, link) = writer::start(writer, own_thread, runner.clock.clone(), runner.metrics.clone())?;
     let condition = link.condition.clone();
     let (books, seen) = watch::channel(Arc::new(patiently(|| runner.store.access()).await?));
-    let mut scheduler = Scheduler::new(runner.clone(), hub.clone(), link, books, bounds, seed, checks);
+    let mut scheduler = Scheduler::new((runner.clone(), workers), hub.clone(), link, books, bounds, seed, checks);
     let recovery = scheduler.recover().await?;
     let engine = Engine::new(sender, runner.clone(), hub, condition, seen);
     Ok((engine, EngineTask { scheduler, commands, writer, runner, recovery }))
@@ -119,7 +120,8 @@ impl EngineTask {
         let Self { scheduler, commands, writer, runner, .. } = self;
         // It is large, and so would be whatever awaits this.
         let result = Box::pin(scheduler.run(commands)).await;
-        // The scheduler is gone, and with it the writer's orders: the writer closes the store and ends.
+        // The scheduler is gone, and with it the ways to writer and workers: the writer closes the store and ends, and so do the
+        // workers, with whatever of their attempts still runs.
         writer.join().await;
         runner.shutdown().await;
         result

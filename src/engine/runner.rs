@@ -90,10 +90,11 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    pub(crate) async fn start(parts: EngineParts) -> std::io::Result<Runner> {
-        let workers = Workers::start(parts.workers, &parts.make).await?;
+    /// Starts the transfer threads. Returns what runs attempts, and the ways to these threads.
+    pub(crate) async fn start(parts: EngineParts) -> std::io::Result<(Runner, Vec<Worker>)> {
+        let (threads, workers) = Workers::start(parts.workers, &parts.make).await?;
         let roots = Arc::new(parts.roots);
-        Ok(Runner {
+        let runner = Runner {
             hosts: Hosts::new(parts.limits.clone(), parts.clock.clone()),
             server_bytes: Arc::new(ByteRate::new(parts.limits.bytes_per_second)),
             files: Arc::new(JobFiles::new(
@@ -114,9 +115,10 @@ impl Runner {
             metrics: parts.metrics,
             traces: parts.traces,
             token: CancellationToken::new(),
-            workers: Mutex::new(Some(workers)),
+            workers: Mutex::new(Some(threads)),
             pages: OnceLock::new(),
-        })
+        };
+        Ok((runner, workers))
     }
 
     /// Sets where attempts keep their pages. Only the first call counts.
@@ -129,12 +131,7 @@ impl Runner {
         self.pages.get().map(|pages| &**pages)
     }
 
-    /// The worker whose turn it is; `None` once the engine has ended.
-    pub(crate) fn worker(&self) -> Option<Worker> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Workers::next)
-    }
-
-    /// Ends the transfer threads. Attempts must have ended.
+    /// Waits for the ends of the transfer threads. All ways to them must be gone.
     pub(crate) async fn shutdown(&self) {
         let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(workers) = workers {

@@ -2,13 +2,11 @@
 //! its file stay on one core. (Measured: a multi-threaded runtime costs 35 to 90 % more CPU per byte.)
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use futures_util::future::BoxFuture;
-use tokio::runtime::Handle;
-use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::files::beside;
 use crate::net::Transport;
@@ -38,57 +36,50 @@ pub type Close = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 /// Makes the parts of one worker. Called within its runtime.
 pub type MakeParts = Arc<dyn Fn() -> WorkerParts + Send + Sync>;
 
-/// One worker, as its attempts see it.
-#[derive(Clone)]
+/// What a worker is given to do. It says by itself what came of it.
+pub(crate) type Errand = BoxFuture<'static, ()>;
+
+/// The way to one worker. A worker ends with the last way to it, and with it whatever it was given.
 pub(crate) struct Worker {
-    pub(crate) runtime: Handle,
+    errands: mpsc::UnboundedSender<Vec<Errand>>,
     pub(crate) transport: Arc<dyn Transport>,
-    /// Whether its thread has ended. Whatever is given to its runtime then is lost.
-    has_ended: Arc<AtomicBool>,
 }
 
-/// Says that a thread has ended, however it does.
-struct Ending(Arc<AtomicBool>);
+impl Worker {
+    /// Gives it several errands for one wake-up of its thread. One that has ended drops them.
+    pub(crate) fn give(&self, errands: Vec<Errand>) {
+        let _ = self.errands.send(errands);
+    }
 
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-        if std::thread::panicking() {
-            tracing::error!("a transfer thread has ended; its attempts are lost, and the others take its part");
-        }
+    /// Whether its thread has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.errands.is_closed()
     }
 }
 
-/// All workers.
+/// All workers, to be waited for.
 pub(crate) struct Workers {
-    workers: Vec<Worker>,
-    next: AtomicUsize,
-    stop: CancellationToken,
     threads: Vec<JoinHandle<()>>,
-    /// Closes the transport of a worker that has no thread.
-    close: Option<Close>,
+    /// A worker that has no thread, and what closes its transport.
+    here: Option<(JoinSet<()>, Close)>,
 }
 
 impl Workers {
     /// Starts `count` threads; 0: attempts run on the caller's runtime.
-    pub(crate) async fn start(count: usize, make: &MakeParts) -> std::io::Result<Workers> {
-        let stop = CancellationToken::new();
+    pub(crate) async fn start(count: usize, make: &MakeParts) -> std::io::Result<(Workers, Vec<Worker>)> {
         if count == 0 {
             let parts = make();
-            let worker = Worker { runtime: Handle::current(), transport: parts.transport, has_ended: Arc::default() };
-            return Ok(Workers {
-                workers: vec![worker],
-                next: AtomicUsize::new(0),
-                stop,
-                threads: Vec::new(),
-                close: Some(parts.close),
-            });
+            let (errands, given) = mpsc::unbounded_channel();
+            let mut here = JoinSet::new();
+            here.spawn(serve(given));
+            let workers = Workers { threads: Vec::new(), here: Some((here, parts.close)) };
+            return Ok((workers, vec![Worker { errands, transport: parts.transport }]));
         }
         let mut workers = Vec::new();
         let mut threads = Vec::new();
         for number in 0..count {
             let (ready, started) = oneshot::channel();
-            let (make, stop) = (make.clone(), stop.clone());
+            let make = make.clone();
             let name = format!("transfer-{number}");
             let runtime =
                 tokio::runtime::Builder::new_current_thread().event_interval(EVENT_INTERVAL).enable_all().build()?;
@@ -97,34 +88,27 @@ impl Workers {
                 if let Err(error) = rustix::process::nice(TRANSFER_NICENESS) {
                     tracing::debug!("transfer threads keep the priority of the process: {error}");
                 }
-                let has_ended = Arc::<AtomicBool>::default();
-                let _ending = Ending(has_ended.clone());
+                let _ending = Ending;
                 runtime.block_on(async move {
                     let parts = make();
-                    let _ = ready.send(Worker { runtime: Handle::current(), transport: parts.transport, has_ended });
-                    stop.cancelled().await;
+                    let (errands, given) = mpsc::unbounded_channel();
+                    let _ = ready.send(Worker { errands, transport: parts.transport });
+                    serve(given).await;
                     (parts.close)().await;
                 });
             })?);
             let worker = started.await.map_err(|_| std::io::Error::other("a transfer thread died at its start"))?;
             workers.push(worker);
         }
-        Ok(Workers { workers, next: AtomicUsize::new(0), stop, threads, close: None })
+        Ok((Workers { threads, here: None }, workers))
     }
 
-    /// The next one in turn of those that are there.
-    pub(crate) fn next(&self) -> Worker {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let nth = |step: usize| &self.workers[first.wrapping_add(step) % self.workers.len()];
-        let is_there = |step: &usize| !nth(*step).has_ended.load(Ordering::Relaxed);
-        nth((0..self.workers.len()).find(is_there).unwrap_or(0)).clone()
-    }
-
-    /// Ends the threads and waits for them. Attempts must have ended.
+    /// Waits for the ends of the threads. All ways to them must be gone.
     pub(crate) async fn shutdown(self) {
-        self.stop.cancel();
-        drop(self.workers);
-        if let Some(close) = self.close {
+        if let Some((mut here, close)) = self.here {
+            if let Some(Err(error)) = here.join_next().await {
+                tracing::error!("what ran the attempts has failed: {error}");
+            }
             close().await;
         }
         let joined = beside(move || {
@@ -136,6 +120,34 @@ impl Workers {
         });
         if joined.await.is_err() {
             tracing::error!("waiting for the transfer threads failed");
+        }
+    }
+}
+
+/// Runs errands until nobody can give more, and drops those that have not ended then.
+async fn serve(mut given: mpsc::UnboundedReceiver<Vec<Errand>>) {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            errands = given.recv() => match errands {
+                Some(errands) => errands.into_iter().for_each(|errand| drop(running.spawn(errand))),
+                None => break,
+            },
+            // Errands catch their panics, and one that is dropped says so itself.
+            Some(_) = running.join_next() => {}
+        }
+    }
+    running.shutdown().await;
+}
+
+/// Says that a thread has ended by a panic.
+struct Ending;
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a transfer thread has ended; its attempts are lost, and the others take its part");
         }
     }
 }

@@ -205,7 +205,7 @@ impl Scheduler {
         if let Some(ready) = ready {
             self.runner.metrics.task_started(now.since(ready));
         }
-        self.runner.spawn(&mut self.attempts, launch);
+        self.runner.launch(&mut self.attempts, launch);
     }
 
     fn publish_start(&mut self, job: JobId, task: StoredTask, meter: Arc<Meter>) -> Effect {

@@ -71,6 +71,7 @@ use crate::engine::scheduler::read::Read;
 use crate::engine::scheduler::shared::Shared;
 use crate::engine::scheduler::survey::Survey;
 use crate::engine::timers::{Starts, Timer, Timers};
+use crate::engine::workers::Worker;
 use crate::engine::writer::{Condition, WriterLink};
 use crate::limits::transport::JobRates;
 use crate::model::book::Book;
@@ -196,7 +197,7 @@ struct Forgetting {
 impl Scheduler {
     /// A scheduler that knows no job yet.
     pub(crate) fn new(
-        runner: Arc<Runner>,
+        (runner, workers): (Arc<Runner>, Vec<Worker>),
         hub: Arc<Hub>,
         link: WriterLink,
         books: watch::Sender<Arc<Book>>,
@@ -244,7 +245,7 @@ impl Scheduler {
             late: LateReads::default(),
             survey: Survey::default(),
             checks,
-            attempts: Attempts::default(),
+            attempts: Attempts::new(workers),
             reads: JoinSet::new(),
             link,
             in_flight: None,
@@ -277,6 +278,7 @@ impl Scheduler {
         loop {
             self.wake_due();
             self.dispatch();
+            self.attempts.hand_out();
             self.begin_reads();
             self.survey_on();
             let running = self.attempts.len();
