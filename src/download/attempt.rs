@@ -30,7 +30,8 @@ pub(super) async fn run(
             let (log, held) = (Log::of(&order), Held::default());
             let turns = Turns::new(&facts(&order, &held));
             let mut attempt = Attempt { log, order, held, turns, may_mix: true, has_looked: false };
-            let end = attempt.run().await;
+            // It is large, and so would be whatever awaits this.
+            let end = Box::pin(attempt.run()).await;
             let url = attempt.log.url(&attempt.order);
             let mut report = AttemptReport { url, ..attempt.log.report };
             if let Some(stored) = attempt.held.stored() {

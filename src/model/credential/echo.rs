@@ -165,9 +165,9 @@ impl EchoScan {
         let readings = self.readings.get_or_insert_with(|| {
             let mut readings = Reading::all(needles.len());
             let last = &self.tail[self.tail.len().saturating_sub(reach)..];
-            readings.iter_mut().for_each(|reading| {
+            for reading in &mut readings {
                 reading.finds(needles, last);
-            });
+            }
             readings
         });
         let mut found = false;
@@ -241,10 +241,8 @@ mod tests {
         let long = "a%".repeat(8 << 10);
         let value = Value::Bearer(Secret::new(format!("{long}b")));
         let mut scan = EchoScan::new(Arc::new(Echo::of(&value).unwrap()));
-        let mut before = 0;
-        for piece in long.repeat(8).as_bytes().chunks(1).chain([&b"b"[..]]) {
+        for (before, piece) in long.repeat(8).as_bytes().chunks(1).chain([&b"b"[..]]).enumerate() {
             assert!(scan.readings.is_some() || before == 0, "what came before is not searched again");
-            before += 1;
             assert_eq!(scan.finds(piece), piece == b"b");
         }
         assert!(scan.tail.len() <= 2 * scan.echo.reach);
