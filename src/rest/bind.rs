@@ -240,6 +240,11 @@ fn camel(mask: &str) -> String {
     out
 }
 
+/// Returns the field by which a client says how much of a stream it has.
+pub(crate) fn going_on(input: &MessageDescriptor) -> Option<FieldDescriptor> {
+    ["after_sequence", "after_item"].iter().find_map(|name| input.get_field_by_name(name))
+}
+
 /// Returns the value of `Idempotency-Key`, if there is one.
 fn idempotency_key(headers: &HeaderMap) -> Option<String> {
     let value = String::from_utf8_lossy(headers.get(IDEMPOTENCY_KEY)?.as_bytes()).into_owned();
@@ -260,11 +265,11 @@ fn from_headers(document: &mut Map<String, Value>, input: &MessageDescriptor, he
             v.add("request_id", "differs from `Idempotency-Key`; leave one out");
         }
     }
-    if let (Some(_), Some(id)) = (input.get_field_by_name("after_sequence"), text(LAST_EVENT_ID)) {
+    if let (Some(field), Some(id)) = (going_on(input), text(LAST_EVENT_ID)) {
         if id.parse::<u64>().is_err() {
-            v.add("after_sequence", "is given by `Last-Event-ID`, which must be the `id` of an event, a whole number");
+            v.add(field.name(), "is given by `Last-Event-ID`, which must be the `id` of an event, a whole number");
         }
-        document.insert("after_sequence".to_owned(), Value::from(id));
+        document.insert(field.name().to_owned(), Value::from(id));
     }
 }
 
@@ -465,5 +470,11 @@ mod tests {
         assert_eq!(watch("/v1/jobs/a/events", &[]).unwrap().after_sequence, None);
         let wrong = watch("/v1/jobs/a/events", &[("last-event-id", "x")]).unwrap_err();
         assert!(wrong[0].starts_with("after_sequence: "), "{wrong:?}");
+        let items = "/v1/jobs/a/tasks/0/items?after_item=3";
+        let items =
+            |headers: &[(&'static str, &str)]| bound::<pb::StreamItemsRequest>(&Method::GET, items, headers, "");
+        assert_eq!(items(&id).unwrap().after_item, Some(7));
+        let wrong = items(&[("last-event-id", "x")]).unwrap_err();
+        assert!(wrong[0].starts_with("after_item: "), "{wrong:?}");
     }
 }

@@ -13,7 +13,7 @@ use tonic::Code;
 use tonic::body::Body;
 
 use crate::api::inbound::{no_room, silent, slow};
-use crate::api::status::{message_too_large, shown};
+use crate::api::status::{Violations, message_too_large, shown};
 use crate::listen::KnownCaller;
 use crate::listen::budget::Hold;
 use crate::listen::peer::Peer;
@@ -69,9 +69,10 @@ pub(crate) async fn read(
         };
         match next {
             None => return Ok(Sent { bytes: whole.freeze(), _room: hold }),
-            Some(Err(error)) => {
-                let message = format!("the body is incomplete: {}", shown(error.message()));
-                return Err(Refusal::new(StatusCode::BAD_REQUEST, Code::Cancelled, "CANCELLED", &message));
+            Some(Err(_)) => {
+                return Err(
+                    Violations::one("body", "is incomplete, or is not framed as HTTP says; send it again").into()
+                );
             }
             Some(Ok(frame)) => {
                 let Ok(data) = frame.into_data() else { continue };

@@ -86,6 +86,10 @@ pub(crate) async fn answer(
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = StatusCode::NOT_MODIFIED;
                 describe(response.headers_mut(), &known);
+                if is_head {
+                    // An empty body would be announced otherwise, and the length is that of the content (RFC 9110, 8.6).
+                    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(total));
+                }
                 return Ok(response);
             }
             Wanted::Changed => {

@@ -35,8 +35,8 @@ pub(crate) struct UnreadRequest {
 pub(crate) struct ReadOutcome {
     /// Why there is none. It says more than the status of the call, which is gRPC's.
     pub(crate) refusal: Option<Refusal>,
-    /// The sequence after which the client goes on.
-    pub(crate) after_sequence: Option<u64>,
+    /// The number of the event or item after which the client goes on.
+    pub(crate) after: Option<u64>,
 }
 
 /// Where the outcome will be.
@@ -60,13 +60,13 @@ pub(crate) fn lazy_body(request: UnreadRequest) -> (Body, SharedOutcome) {
     let out = outcome.clone();
     let message = once(async move {
         match request.message().await {
-            Ok((message, after_sequence)) => {
-                out.set(ReadOutcome { refusal: None, after_sequence });
+            Ok((message, after)) => {
+                out.set(ReadOutcome { refusal: None, after });
                 Ok(Frame::data(message))
             }
             Err(refusal) => {
                 let status = refusal.status().clone();
-                out.set(ReadOutcome { refusal: Some(refusal), after_sequence: None });
+                out.set(ReadOutcome { refusal: Some(refusal), after: None });
                 Err(status)
             }
         }
@@ -75,7 +75,7 @@ pub(crate) fn lazy_body(request: UnreadRequest) -> (Body, SharedOutcome) {
 }
 
 impl UnreadRequest {
-    /// Reads the body and returns the message as gRPC sends it, with the sequence after which the client goes on. The room
+    /// Reads the body and returns the message as gRPC sends it, with the number after which the client goes on. The room
     /// of the body is held until the message stands.
     async fn message(self) -> Result<(bytes::Bytes, Option<u64>), Refusal> {
         let UnreadRequest { route, values, head, body, bounds } = self;
@@ -85,9 +85,8 @@ impl UnreadRequest {
         }
         let query = head.uri.query().unwrap_or_default();
         let message = bind::message(&route, &values, query, &head.headers, &sent.bytes)?;
-        let is_after = message.descriptor().get_field_by_name("after_sequence").is_some();
-        let after = is_after && message.has_field_by_name("after_sequence");
-        let after = after.then(|| message.get_field_by_name("after_sequence")).flatten();
-        Ok((framed(&message.encode_to_vec()), after.and_then(|it| it.as_u64())))
+        let after = bind::going_on(&message.descriptor()).filter(|field| message.has_field(field));
+        let after = after.and_then(|field| message.get_field(&field).as_u64());
+        Ok((framed(&message.encode_to_vec()), after))
     }
 }

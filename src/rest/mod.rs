@@ -118,7 +118,7 @@ impl Rest {
         }
         let messages = answered?;
         if let Some(form) = form {
-            return stream::answer(messages, route.rpc.output(), form, outcome.after_sequence).await;
+            return stream::answer(messages, route.rpc.output(), form, outcome.after).await;
         }
         let mut line = json::write(&route.rpc.output(), &messages.only().await?)?;
         line.push(b'\n');

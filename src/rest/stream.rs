@@ -55,7 +55,7 @@ impl Form {
         if accept::wants_events(headers) {
             return Ok(Some(Form::Events));
         }
-        accept::takes(headers, &["application/x-ndjson", "application/json"])?;
+        accept::takes(headers, &accept::LINES)?;
         Ok(Some(Form::Lines))
     }
 
@@ -87,14 +87,14 @@ struct Rest {
     /// A message that was awaited before the answer began.
     first: Option<Bytes>,
     form: Form,
-    /// The sequence after which the client goes on.
+    /// The number after which the client goes on.
     after: Option<u64>,
     of: MessageDescriptor,
     preface: &'static str,
     is_over: bool,
 }
 
-/// Returns the answer that a stream of messages becomes; `after`: the sequence after which the client goes on.
+/// Returns the answer that a stream of messages becomes; `after`: the number after which the client goes on.
 pub(crate) async fn answer(
     mut messages: Messages,
     of: MessageDescriptor,
@@ -107,9 +107,11 @@ pub(crate) async fn answer(
         Ok(Err(status)) => return Err(status.into()),
         Err(_) => (None, false),
     };
-    if let (Form::Events, Some(after), Some(first)) = (form, after, &first)
-        && nothing_is_left(first, after)
-    {
+    let nothing_is_left = match (&first, after) {
+        (Some(first), Some(after)) => has_seen_all(first, after),
+        (first, _) => first.is_none() && is_over,
+    };
+    if form == Form::Events && nothing_is_left {
         // It ends the reconnecting of a browser.
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
@@ -171,14 +173,15 @@ impl Rest {
             out.push(b'\n');
             return Ok(());
         }
-        let Look { event, sequence } = json::look(&self.of, message)?;
+        let Look { event, sequence, ends_item } = json::look(&self.of, message)?;
         if event == Some("heartbeat") {
             out.extend(format!(": heartbeat {sequence}\n\n").into_bytes());
             return Ok(());
         }
         let data = json::write(&self.of, message)?;
         // The snapshot of a replay is ahead of what follows it: a cut there would lose events.
-        if event.is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && self.after.is_none())) {
+        let is_durable = event.is_some_and(|it| DURABLE.contains(&it) || (it == "snapshot" && self.after.is_none()));
+        if is_durable || ends_item {
             out.extend(format!("id: {sequence}\n").into_bytes());
         }
         if let Some(event) = event {
@@ -199,7 +202,7 @@ pub(crate) fn last_words(kind: &[u8], status: Status) -> Option<Bytes> {
 }
 
 /// Returns whether a job has ended and a client that has seen `after` has seen all of it. No other watch goes on after a number.
-fn nothing_is_left(first: &[u8], after: u64) -> bool {
+fn has_seen_all(first: &[u8], after: u64) -> bool {
     let Ok(message) = pb::WatchJobResponse::decode(first) else { return false };
     let has_ended = matches!(&message.event, Some(Event::Snapshot(job)) if job.end_time.is_some());
     has_ended && message.sequence == after

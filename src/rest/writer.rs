@@ -55,7 +55,8 @@ pub(crate) fn look<'s>(shapes: &'s Shapes, place: usize, message: &[u8]) -> Resu
     for (at, raw) in found {
         let field = &shape.fields[at];
         match raw {
-            Raw::Bits(bits) if field.name == "sequence" => look.sequence = bits,
+            Raw::Bits(bits) if matches!(&*field.name, "sequence" | "item_index") => look.sequence = bits,
+            Raw::Bits(bits) if field.name == "last_part" => look.ends_item = bits != 0,
             Raw::Bytes(_) if field.is_event => look.event = Some(&field.name),
             _ => {}
         }
@@ -68,8 +69,10 @@ pub(crate) fn look<'s>(shapes: &'s Shapes, place: usize, message: &[u8]) -> Resu
 pub(crate) struct Look<'s> {
     /// The name of the event.
     pub(crate) event: Option<&'s str>,
-    /// The number of the last event; 0 where the message has none.
+    /// The number of the last event, or of the item; 0 where the message has none.
     pub(crate) sequence: u64,
+    /// Whether a client that has this message has a whole item.
+    pub(crate) ends_item: bool,
 }
 
 /// Reads the next number of a wire type.

@@ -214,10 +214,13 @@ fn a_watch_is_looked_at_without_reading_it() {
     };
     let heartbeat = crate::pb::watch_job_response::Event::Heartbeat(crate::pb::Heartbeat {});
     let seen = look(&shapes, place, &event(7, Some(heartbeat)).encode_to_vec());
-    assert_eq!(seen, Ok(Look { event: Some("heartbeat"), sequence: 7 }));
+    assert_eq!(seen, Ok(Look { event: Some("heartbeat"), sequence: 7, ends_item: false }));
     assert_eq!(look(&shapes, place, &event(0, None).encode_to_vec()), Ok(Look::default()));
     let place = shapes.find("haul.v1.WatchJobsResponse").unwrap();
     let deleted = crate::pb::watch_jobs_response::Event::DeletedJobId("a".into());
     let deleted = crate::pb::WatchJobsResponse { event: Some(deleted) }.encode_to_vec();
-    assert_eq!(look(&shapes, place, &deleted), Ok(Look { event: Some("deleted_job_id"), sequence: 0 }));
+    assert_eq!(
+        look(&shapes, place, &deleted),
+        Ok(Look { event: Some("deleted_job_id"), sequence: 0, ends_item: false })
+    );
 }

@@ -81,6 +81,9 @@ async fn ranges_and_conditions() {
         assert_eq!((head.code, head.header("content-length"), head.body.as_str()), (200, Some("26"), ""));
         assert_eq!(head.header("etag"), Some(tag.as_str()));
     }
+    let condition = format!("If-None-Match: {tag}");
+    let same = curl(&server, &["--head", "--header", &condition], &path);
+    assert_eq!((same.code, same.header("content-length")), (304, Some("26")), "the length is that of the content");
     server.restart().await;
     assert_eq!(curl(&server, &[], &path).header("etag"), Some(tag.as_str()), "the tag survives a restart");
 }
@@ -120,6 +123,15 @@ async fn items_are_lines() {
     assert_eq!(texts, ["1", "2", "{\"a\": 3}"]);
     let rest = curl(&server, &[], &format!("/v1/jobs/{id}/tasks/3/items?after_item=1"));
     assert_eq!(rest.lines().len(), 1);
+    let events = |headers: &[&str]| {
+        let args = [&["--header", "Accept: text/event-stream"], headers].concat();
+        curl(&server, &args, &format!("/v1/jobs/{id}/tasks/3/items"))
+    };
+    let ids = |answer: &Answer| answer.body.lines().filter_map(|it| it.strip_prefix("id: ")).collect::<String>();
+    assert_eq!(ids(&events(&[])), "012");
+    assert_eq!(ids(&events(&["--header", "Last-Event-ID: 1"])), "2", "a browser goes on after what it has");
+    let over = events(&["--header", "Last-Event-ID: 2"]);
+    assert_eq!((over.code, over.body.as_str()), (204, ""), "nothing is left, which ends its reconnecting");
     let none = curl(&server, &[], &format!("/v1/jobs/{id}/tasks/1/items"));
     assert_eq!((none.code, none.fault().0.as_str()), (400, "NOT_PAGINATED"));
 }

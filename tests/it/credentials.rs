@@ -156,7 +156,7 @@ async fn what_does_not_fit_is_refused_when_it_is_submitted() {
     };
     let named = |name: &str| pb::Header { name: name.into(), value: "v".into(), sensitive: false };
     let post = pb::FetchSpec { url: good.clone(), method: "POST".into(), ..Default::default() };
-    for (task, field) in [
+    for (task, field) in vec![
         (using("api", fetch(origin.url("/v2"))), "credential"),
         (using("api", fetch(origin.url("/v1/..%2fadmin"))), "credential"),
         (using("api", fetch(good.replace("127.0.0.1", "localhost"))), "credential"),

@@ -352,6 +352,23 @@ async fn a_job_is_followed_by_lines_and_by_events() {
     assert_eq!((none.code, none.fault().0.as_str()), (404, "JOB_NOT_FOUND"));
 }
 
+/// What is no body is the fault of the request, and not of a client that went away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_not_framed_is_an_invalid_argument() {
+    let server = Server::start().await;
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!(
+        "POST /v1/jobs HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        server.address
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("INVALID_ARGUMENT") && answer.contains("`body` is incomplete"), "{answer}");
+}
+
 /// Asks for a stream and returns it once it has begun.
 fn begin(server: &Server, accept: &str, path: &str) -> std::io::Result<TcpStream> {
     let mut stream = TcpStream::connect(&server.address)?;

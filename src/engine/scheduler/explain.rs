@@ -125,7 +125,8 @@ impl Scheduler {
             Why::Host(host, Blocked::Paused(until)) => (Some(until), hosts.explain_pause(host, tenant, until)),
             Why::Server => {
                 let max = hosts.limits().max_concurrent_tasks;
-                (None, format!("{max} tasks run, as many as the server allows"))
+                let running = if max == 1 { "a task runs".to_owned() } else { format!("{max} tasks run") };
+                (None, format!("{running}, as many as the server allows"))
             }
         };
         Wait { reason, until, message }
