@@ -186,7 +186,8 @@ impl Client {
                 "no server answers at `{server}` ({}); start one with `haul serve`, or name another with --server",
                 plain(&cause(status))
             ),
-            Code::Unavailable if cause(status).contains("keep-alive timed out") => format!(
+            // A ping that was not answered.
+            Code::Unavailable if cause(status).contains("timed out") => format!(
                 "what listens at `{server}` has not answered for {} s; check that --server names the port of `haul serve`, or try \
                  again if the server has too much to do",
                 (KEEPALIVE.0 + KEEPALIVE.1).as_secs()
