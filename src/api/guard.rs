@@ -60,6 +60,11 @@ impl Middleware for BrowserGuard {
             // No page reaches a socket.
             return Ok(None);
         }
+        // Whoever stands before the server may have judged another one of them (RFC 9112, 3.2).
+        if request.headers().get_all(HOST).iter().nth(1).is_some() {
+            let message = "the request has more than one `Host` line; send one";
+            return Err(Box::new(answer(StatusCode::BAD_REQUEST, "AUTHORITY_NOT_ALLOWED", message, request)));
+        }
         let has_token = request.headers().contains_key(AUTHORIZATION);
         let is_authorized = has_token && (self.is_token_needed)();
         let asked = Asked { is_authorized, ..asked(request, peer.as_deref()) };
