@@ -122,7 +122,7 @@ pub(crate) async fn run(command: &ServeCommand) -> anyhow::Result<ExitCode> {
     .await
     .map_err(|error| match error {
         // The command line asks for something that cannot be.
-        ServeError::NobodySignsIn(..) | ServeError::AuditLog(_) => Usage(error.to_string()).into(),
+        ServeError::NobodySignsIn(..) => Usage(error.to_string()).into(),
         other => anyhow::Error::from(other),
     })?;
     Ok(ExitCode::SUCCESS)

@@ -159,7 +159,8 @@ impl Attempt<'_> {
         let is_of_host = pause.unwrap_or(failure).paused_host.is_some();
         let pauses = if is_paused { held.pauses.saturating_add(u32::from(is_of_host)) } else { 0 };
         let is_known = held.remember(order, pauses).await;
-        if let Some(pause) = pause.filter(|_| is_known) {
+        // A single source that was wrong and is paused would fetch the wrong file once more after each pause.
+        if let Some(pause) = pause.filter(|_| is_known && order.sources.len() > 1) {
             *failure = pause.clone();
         }
     }

@@ -33,9 +33,6 @@ pub enum ServeError {
          create NAME --grant operator --offline`, or name who has which certificate by `[[identity]]` in the settings file"
     )]
     NobodySignsIn(&'static str, String),
-    /// The lines of the audit have no place.
-    #[error("{0}")]
-    AuditLog(String),
     /// Traces cannot be sent.
     #[error(transparent)]
     Traces(#[from] TracesError),

@@ -106,7 +106,7 @@ pub async fn serve(
     ready: impl FnOnce(&[String], Recovery),
 ) -> Result<(), ServeError> {
     let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-    settings.audit_log.as_ref().map(audit_log::check).transpose()?;
+    settings.audit_log.iter().for_each(audit_log::check);
     let counted = Arc::new(Metrics::new(metrics::label_values(settings.metrics_hosts.clone(), &DESCRIPTORS)));
     let (traces, sender) = Traces::start(settings.trace_ratio, counted.clone())?.unzip();
     let Built { engine, task, store, client, recovery } =

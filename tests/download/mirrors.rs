@@ -395,6 +395,21 @@ async fn what_a_paused_host_has_brought_is_kept_from_a_mirror_that_would_begin_a
     }
 }
 
+/// A single source that was wrong, and is paused before its second try, counts: else the wrong file came once more with each pause.
+#[tokio::test]
+async fn a_wrong_source_without_another_does_not_wait_in_the_last_attempt() {
+    let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+    let (network, mut spec) = going_away(&rig, &right, Object::new(9, SIZE), Some(host_paused()));
+    rig.origin.object("/f", Object::new(9, SIZE));
+    spec.mirrors.clear();
+    spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+    rig.is_last = true;
+    let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+    let AttemptEnd::Failed(failure) = end else { panic!("{end:?} {report:?}") };
+    assert_eq!((failure.reason, failure.paused_until), (FailureReason::ChecksumMismatch, None), "{failure:?}");
+    assert_eq!(rig.ranges("/f"), ["-"]);
+}
+
 /// In the last attempt too: a wrong file is fetched once for all the pauses, and what is known of its source goes with the file.
 #[tokio::test]
 async fn a_wrong_source_does_not_end_the_wait_for_a_paused_host() {

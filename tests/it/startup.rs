@@ -181,13 +181,15 @@ async fn a_check_refuses_the_filter_of_the_log_that_a_start_refuses() {
     assert!(code == 2 && said.contains("HAUL_LOG"), "{said}");
 }
 
+#[tokio::test]
+async fn a_start_names_the_log_of_the_audit_that_it_cannot_write() {
+    let server = Server::with(&["--audit-log", "/nowhere/audit.jsonl", "--disk-reserve", "1MiB"]).await;
+    assert!(server.log().contains("`/nowhere/audit.jsonl` cannot be written"), "{}", server.log());
+}
+
 #[test]
-fn a_log_of_the_audit_that_cannot_be_written_is_refused() {
+fn a_size_that_is_none_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let flags = ["--audit-log", "/nowhere/audit.jsonl", "--disk-reserve", "1MiB"].map(str::to_owned);
-    let (code, said) = refusal(command(dir.path(), &flags));
-    assert!(code == 2 && said.contains("`/nowhere/audit.jsonl` cannot be written"), "{said}");
-    let flags = ["--disk-reserve", "much"].map(str::to_owned);
-    let (code, said) = refusal(command(dir.path(), &flags));
+    let (code, said) = refusal(command(dir.path(), &["--disk-reserve", "much"].map(str::to_owned)));
     assert!(code == 2 && said.contains("`much` is not a size; write it like"), "{said}");
 }
