@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use http::Method;
 use url::Url;
 
 use crate::api::status::{Violations, shown};
@@ -135,7 +136,7 @@ fn fetch(spec: pb::FetchSpec, path: &dyn Display, v: &mut Violations) -> (FetchS
     if spec.max_response_bytes.is_some_and(|it| it == 0 || it > most) {
         v.add(format!("{path}.max_response_bytes"), format!("must be from 1 to {most}; use a download for more"));
     }
-    if spec.method == "HEAD" {
+    if spec.method == Method::HEAD.as_str() {
         for (is_set, field) in [(spec.expect_json, "expect_json"), (spec.pagination.is_some(), "pagination")] {
             if is_set {
                 v.add(format!("{path}.{field}"), "needs a body, which the answer to HEAD does not have");

@@ -155,9 +155,8 @@ impl Attempt<'_> {
         if !follows {
             return held.forget_empty().await;
         }
-        // That others are in the way of a request at a host that is well is no pause of it.
-        let is_of_host = pause.unwrap_or(failure).paused_host.is_some();
-        let pauses = if is_paused { held.pauses.saturating_add(u32::from(is_of_host)) } else { 0 };
+        // Also where others are in the way of a request: they may be so for ever.
+        let pauses = if is_paused { held.pauses.saturating_add(1) } else { 0 };
         let is_known = held.remember(order, pauses).await;
         // A single source that was wrong and is paused would fetch the wrong file once more after each pause.
         if let Some(pause) = pause.filter(|_| is_known && order.sources.len() > 1) {

@@ -115,7 +115,8 @@ impl Held {
 
     /// Takes out a part that may not be kept while its download waits for room on its file system.
     pub(super) fn take_part_that_may_not_wait(&mut self) -> Option<Part> {
-        self.part.take_if(|part| !part.may_wait())
+        // One without bytes takes no room, and no place from those that do.
+        self.part.take_if(|part| part.stored().is_some() && !part.may_wait())
     }
 
     /// Stops adding to a part and keeps what it holds, unless nobody would find it after a kill: the store does not know of the

@@ -173,8 +173,13 @@ impl Turns {
     /// A file that came from this source alone was wrong. Each source is asked once more in all: at once, where the file was put
     /// together in several attempts (`was_pieced`), else when nobody else is left.
     pub(super) fn was_wrong(&mut self, source: usize, was_pieced: bool) {
-        if self.may_not_repeat.insert(source) {
-            if was_pieced { self.left.push(source) } else { self.wrong_once.push(source) }
+        if !self.may_not_repeat.insert(source) {
+            // It has had both tries, and would have one more after each pause of another.
+            self.counts = true;
+        } else if was_pieced {
+            self.left.push(source);
+        } else {
+            self.wrong_once.push(source);
         }
     }
 

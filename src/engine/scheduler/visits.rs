@@ -46,28 +46,14 @@ impl Scheduler {
     /// What the store has for a command is here.
     pub(super) fn visited(&mut self, id: JobId, admitted: Admitted<JobCommand>, found: Result<Box<Found>, StoreError>) {
         let is_first = self.crowded.is_looked_up(id);
-        let Admitted { command, by, room } = admitted;
-        if self.draining {
-            command.refuse(EngineError::Draining);
-            return self.next_visitor(id);
-        }
-        if self.jobs.get(id).is_some() {
-            // It came into memory while the store was read.
-            return self.job_command(id, Admitted { command, by, room });
-        }
-        if let Some(error) = command.not_now(self.condition()) {
-            // Room became short while the store was read.
-            command.refuse(error);
-            return self.next_visitor(id);
-        }
+        let Some(admitted) = self.still_admitted(id, admitted) else { return };
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                command.refuse(EngineError::Store(error.to_string()));
+                admitted.command.refuse(EngineError::Store(error.to_string()));
                 return self.next_visitor(id);
             }
         };
-        let admitted = Admitted { command, by, room };
         match found.named_rows() {
             Some(rows) if is_first && !self.has_room_for_named(rows) => {
                 self.crowded.put_back(id, admitted, rows, found);
@@ -78,6 +64,26 @@ impl Scheduler {
             }
             _ => self.decide_over(id, admitted, *found),
         }
+    }
+
+    /// Returns a command that may still be decided over what was read of its job; it is refused, or handed on, where something has
+    /// changed meanwhile.
+    fn still_admitted(&mut self, id: JobId, admitted: Admitted<JobCommand>) -> Option<Admitted<JobCommand>> {
+        if self.draining {
+            admitted.command.refuse(EngineError::Draining);
+            self.next_visitor(id);
+            return None;
+        }
+        if self.jobs.get(id).is_some() {
+            // It came into memory.
+            self.job_command(id, admitted);
+            return None;
+        }
+        // Room became short.
+        let Some(error) = admitted.command.not_now(self.condition()) else { return Some(admitted) };
+        admitted.command.refuse(error);
+        self.next_visitor(id);
+        None
     }
 
     /// Decides a command over what the store has.
@@ -160,7 +166,11 @@ impl Scheduler {
         let most = self.bounds.piece_rows;
         while let Some(next) = self.crowded.next(|tasks| fits(&self.named_retries, tasks, most)) {
             match next {
-                Next::Found(id, admitted, found) => self.decide_over(id, admitted, *found),
+                Next::Found(id, admitted, found) => {
+                    if let Some(admitted) = self.still_admitted(id, admitted) {
+                        self.decide_over(id, admitted, *found);
+                    }
+                }
                 Next::LookUp(id, admitted) => self.look_up(id, admitted),
             }
         }
