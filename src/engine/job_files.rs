@@ -135,6 +135,7 @@ impl JobFiles {
             return;
         }
         let is_new = !self.left().contains_key(&job);
+        self.left().entry(job).or_default();
         if let Err(failure) = self.write_note(job).await
             && is_new
         {
@@ -142,9 +143,9 @@ impl JobFiles {
         }
     }
 
-    /// Writes the note of a job whose parts are left, unless there is one.
+    /// Writes the note of a job whose parts are left, unless there is one, or they are gone by now.
     async fn write_note(&self, job: JobId) -> Result<(), Failure> {
-        if *self.left().entry(job).or_default() {
+        if self.left().get(&job).is_none_or(|is_noted| *is_noted) {
             return Ok(());
         }
         self.aside.note_left(job, true).await?;

@@ -86,6 +86,10 @@ async fn lines(store: &dyn Store, last: u64) -> Result<(u64, Vec<u8>), StoreErro
 
 /// Makes the file, so that a start says at once where all lines would be lost. It stops nothing, as no log does.
 pub(super) fn check(sink: &AuditSink) {
+    // To open a pipe may wait for who reads it.
+    if matches!(sink, AuditSink::File(path) if path.metadata().is_ok_and(|it| !it.is_file())) {
+        return;
+    }
     if let Err(why) = write(sink, &[]) {
         tracing::warn!("events of the audit will not be in its log: {why}");
     }
