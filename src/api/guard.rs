@@ -58,7 +58,7 @@ impl Middleware for BrowserGuard {
         // Whoever stands before the server may have judged another one of them (RFC 9112, 3.2).
         if request.headers().get_all(HOST).iter().nth(1).is_some() {
             let message = "the request has more than one `Host` line; send one";
-            return Err(Box::new(answer(StatusCode::BAD_REQUEST, "AUTHORITY_NOT_ALLOWED", message, request)));
+            return Err(Box::new(answer(StatusCode::MISDIRECTED_REQUEST, "AUTHORITY_NOT_ALLOWED", message, request)));
         }
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         if peer.as_ref().is_some_and(|peer| !matches!(peer.origin, Origin::Network(_))) {
@@ -180,15 +180,10 @@ fn refusal(foreign: Foreign, request: &Request<Body>) -> Response<Body> {
 
 /// Returns an error in the client's own kind of gRPC, else with HTTP's status and a JSON document.
 fn answer(code: StatusCode, reason: &str, message: &str, request: &Request<Body>) -> Response<Body> {
-    let status = if code == StatusCode::BAD_REQUEST {
-        (Code::InvalidArgument, "INVALID_ARGUMENT")
-    } else {
-        (Code::PermissionDenied, "PERMISSION_DENIED")
-    };
     let kind = request.headers().get(CONTENT_TYPE).filter(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if let Some(kind) = kind {
         let id = RequestId::of(request);
-        let mut response = id.on(Fault::new(status.0, reason, message).into()).into_http();
+        let mut response = id.on(Fault::new(Code::PermissionDenied, reason, message).into()).into_http();
         response.headers_mut().insert(CONTENT_TYPE, kind.clone());
         return response;
     }
@@ -201,7 +196,7 @@ fn answer(code: StatusCode, reason: &str, message: &str, request: &Request<Body>
         "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason, "domain": DOMAIN,
         "metadata": {REQUEST_ID.as_str(): RequestId::of(request).as_str()},
     });
-    let error = json!({"code": code.as_u16(), "status": status.1, "message": message, "details": [info]});
+    let error = json!({"code": code.as_u16(), "status": "PERMISSION_DENIED", "message": message, "details": [info]});
     *response.body_mut() = Body::new(http_body_util::Full::from(format!("{}\n", json!({"error": error}))));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -48,7 +48,7 @@ async fn no_second_request_is_found_within_a_first() {
     for host in ["evil.example", server.address.as_str()] {
         let twice = plain.replacen("\r\n", &format!("\r\nhost: {host}\r\n"), 1);
         let answer = raw(&server, twice.as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("more than one `Host` line"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 421") && answer.contains("more than one `Host` line"), "{answer}");
     }
     assert!(raw(&server, plain.as_bytes()).await.starts_with("HTTP/1.1 200"), "it would have been answered");
 }
