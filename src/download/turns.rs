@@ -310,4 +310,19 @@ mod tests {
             assert_eq!(after(&Failure::fatal(FailureReason::HttpStatus, "gone"), &base()), Some(0));
         }
     }
+
+    #[test]
+    fn one_that_was_wrong_again_lets_a_last_attempt_count() {
+        let (ids, mut doubts) = (["a", "b"].map(String::from), Doubts::default());
+        for id in &ids {
+            doubts.note_wrong(id);
+        }
+        let facts = Facts { is_last: true, ..facts(&ids, None, &doubts) };
+        let mut turns = Turns::new(&facts);
+        let first = turns.next(&facts, |_| false).unwrap();
+        turns.was_wrong(first, false);
+        let second = turns.next(&facts, |_| false).unwrap();
+        turns.failed(second, &paused(), false, 0, &facts);
+        assert!(!turns.waits_for_host(&facts), "its file would be fetched once more with each pause of the other");
+    }
 }
