@@ -62,6 +62,9 @@ impl<S: Answers> Common<S> {
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(settings.streams_max)
+            // Calls whose deadline is over before the server has looked at them. The library allows 20, and then ends the connection
+            // under all other calls; so many that wait may be open as well.
+            .max_pending_accept_reset_streams(settings.streams_max as usize)
             .keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1);
         Common { service, settings, tls, budgets, http, closing }

@@ -1,5 +1,7 @@
 //! Where a request ends, and which protocol a connection speaks: whatever can be read in two ways is read in none.
 
+use std::io::{Read as _, Write as _};
+
 use crate::it::network::raw;
 use crate::support::server::Server;
 
@@ -68,4 +70,53 @@ async fn a_connection_speaks_the_protocol_that_it_began_with() {
     // And a request of HTTP/1.1 is none within HTTP/2.
     let answer = raw(&server, format!("{preface}{hidden}").as_bytes()).await;
     assert_eq!(answers(&answer), 0, "{answer}");
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// A client whose deadlines are over before the server has looked at its calls loses these calls, and not its connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_given_up_at_once_leave_the_connection_to_others() {
+    const CALLS: u32 = 200;
+    let server = Server::start().await;
+    let mut head = vec![0x83, 0x86];
+    for (name, value) in [
+        (&[0x04][..], "/haul.v1.AccessService/WhoAmI"),
+        (&[0x01][..], server.address.as_str()),
+        (&[0x0f, 0x10][..], "application/grpc"),
+    ] {
+        head.extend(name);
+        head.push(value.len() as u8);
+        head.extend(value.as_bytes());
+    }
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    sent.extend(frame(4, 0, 0, &[]));
+    for stream in (0..CALLS).map(|nth| 2 * nth + 1) {
+        sent.extend(frame(1, 4, stream, &head));
+        sent.extend(frame(3, 0, stream, &8_u32.to_be_bytes()));
+    }
+    sent.extend(frame(6, 0, 0, b"answered"));
+    let address = server.address.clone();
+    let kinds = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        stream.write_all(&sent).unwrap();
+        let mut kinds = Vec::new();
+        let mut head = [0; 9];
+        while !kinds.contains(&(6, 1)) && !kinds.contains(&(7, 0)) && stream.read_exact(&mut head).is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            stream.read_exact(&mut vec![0; length as usize]).unwrap();
+            kinds.push((head[3], head[4]));
+        }
+        kinds
+    });
+    let kinds = kinds.await.unwrap();
+    assert!(kinds.contains(&(6, 1)) && !kinds.contains(&(7, 0)), "no GOAWAY: {kinds:?}");
 }
