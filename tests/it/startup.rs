@@ -86,11 +86,13 @@ async fn a_root_key_that_everybody_may_read_and_too_few_descriptors_are_spoken_o
     mode(0o640);
     let mut server = Server::over(dir, &["--data-key", &flag]).await;
     let is_said = |server: &Server, what: &str| server.log().contains(what);
+    // What a start has to say comes before this.
+    until_now(|| is_said(&server, "haul serves"));
     assert!(!is_said(&server, "open to every user of this machine") && !is_said(&server, "which are too few"));
     mode(0o644);
     server.limit_descriptors(100).await;
-    assert!(is_said(&server, "open to every user of this machine (mode 644)"), "{}", server.log());
-    assert!(is_said(&server, "which are too few"), "{}", server.log());
+    until_now(|| is_said(&server, "open to every user of this machine (mode 644)"));
+    until_now(|| is_said(&server, "which are too few"));
 }
 
 /// Only root may give a directory away.
