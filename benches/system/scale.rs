@@ -245,7 +245,7 @@ pub(crate) async fn watch_jobs(count: usize) {
 /// A page of each list over `count` rows: the first page, and one in the middle of what its filter admits.
 pub(crate) async fn lists(count: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(dir.path(), &[]).await;
+    let server = Server::start(dir.path(), &["--queue-bytes", "2147483648"]).await;
     submit_many(&server, count, |nth| pb::JobSpec {
         tasks: vec![fetch(NOWHERE)],
         start_time: NEVER,
