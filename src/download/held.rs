@@ -77,7 +77,8 @@ impl Held {
     /// it will not be known.
     pub(super) async fn remember(&mut self, order: &Order<'_>, pauses: u32) -> bool {
         let ctx = order.ctx;
-        // Of a single source there is nothing to decide.
+        // Of a single source there is nothing to decide. Where nothing is held or known of several, the pauses are not noted
+        // either: a host that others keep paused is then waited for without bound, beside sources that failed for good.
         if order.sources.len() < 2 || (self.doubts.is_empty() && self.part.is_none()) {
             return true;
         }
