@@ -168,6 +168,18 @@ fn retries_of_many_named_tasks_go_into_several_batches() {
 }
 
 #[test]
+fn retries_that_wait_for_a_batch_are_refused_when_new_ones_are() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        for crowded_bytes in [0, Bounds::default().crowded_bytes] {
+            for meanwhile in [batches::Meanwhile::Drain, batches::Meanwhile::ShortOfRoom] {
+                batches::retries_that_wait_are_refused(crowded_bytes, meanwhile).await;
+            }
+        }
+    });
+}
+
+#[test]
 fn a_store_that_rests_is_given_what_callers_wait_for() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(batches::a_store_that_rests_is_given_what_callers_wait_for());

@@ -9,10 +9,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use haul::engine::bounds::Bounds;
 use haul::engine::command::EngineError;
+use haul::engine::handle::Engine;
 use haul::engine::workers::WorkerParts;
 use haul::engine::{self, EngineParts};
 use haul::model::access::{AccessAnswer, AccessChange, Actor};
 use haul::model::failure::Failure;
+use haul::model::ids::JobId;
 use haul::model::limits::Limits;
 use haul::model::quotas::{Quota, Quotas};
 use haul::model::spec::JobSpec;
@@ -22,6 +24,7 @@ use haul::model::time::Timestamp;
 use haul::net::{Body, BodySource, Profile, Request, Response, Transport};
 use haul::store::{Answer, Batch, Committed, Content, Retry, StoreError, Which, WriteStore};
 use http::{HeaderMap, StatusCode};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::directed::{Fine, LeftAlone, fetch, parts};
@@ -126,7 +129,7 @@ pub(crate) async fn ends_that_were_deferred_go_into_several_batches() {
     let parts = EngineParts { make: Arc::new(make), limits, bounds: Bounds::default(), ..parts(dir.path(), &memory) };
     let writer = Box::new(Held(memory.writer(), course.clone()));
     let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
-    let mut work = tokio::task::JoinSet::new();
+    let mut work = JoinSet::new();
     work.spawn(task.run());
     let bodies = (0..BODIES).map(|number| fetch(&format!("http://10.0.0.1/{number}"), None));
     let others = (0..20).map(|number| fetch(&format!("http://10.0.0.2/{number}"), None));
@@ -175,7 +178,7 @@ pub(crate) async fn tasks_without_room_use_up_no_rate() {
     let parts = EngineParts { make: Arc::new(make), ..parts(dir.path(), &memory) };
     let writer = Box::new(Full(memory.writer(), is_full.clone()));
     let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
-    let mut work = tokio::task::JoinSet::new();
+    let mut work = JoinSet::new();
     work.spawn(task.run());
     let quotas = Quotas { tasks_per_second: Some(0.001), ..Quotas::default() };
     let patch = Box::new(TenantPatch { quotas, named: Quota::ALL.to_vec(), ..TenantPatch::default() });
@@ -234,7 +237,7 @@ pub(crate) async fn a_store_that_rests_is_given_what_callers_wait_for() {
     let parts = EngineParts { make: Arc::new(make), bounds: Bounds::default(), ..parts(dir.path(), &memory) };
     let writer = Box::new(Resting { inner: memory.writer(), rested: rested.clone(), ends: ends.clone() });
     let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
-    let mut work = tokio::task::JoinSet::new();
+    let mut work = JoinSet::new();
     work.spawn(task.run());
     let open = engine.submit(JobSpec { open: true, ..JobSpec::default() }, Vec::new(), "", None).await.unwrap().id;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -251,8 +254,17 @@ pub(crate) async fn a_store_that_rests_is_given_what_callers_wait_for() {
     assert_eq!((ended.counts.succeeded, ends.load(Ordering::Relaxed)), (100, 100));
 }
 
-/// A store that notes how many named tasks each batch puts back, of each job, and takes its time for it.
-struct Named(MemoryWriter, Arc<Mutex<Vec<Vec<u32>>>>);
+/// What one sees and steers of a store that is given retries of named tasks.
+#[derive(Clone, Default)]
+struct Retries {
+    /// How many tasks each batch put back, of each job.
+    batches: Arc<Mutex<Vec<Vec<u32>>>>,
+    /// The room of the store is short.
+    is_short: Arc<AtomicBool>,
+}
+
+/// A store that notes the named tasks of each batch, and takes its time for them.
+struct Named(MemoryWriter, Retries);
 
 impl WriteStore for Named {
     fn commit<'a>(&'a mut self, batch: &'a Batch) -> Answer<'a, Committed> {
@@ -263,7 +275,7 @@ impl WriteStore for Named {
             };
             let rows: Vec<u32> = batch.retries.iter().filter_map(named).collect();
             if !rows.is_empty() {
-                self.1.lock().unwrap().push(rows);
+                self.1.batches.lock().unwrap().push(rows);
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             self.0.commit(batch).await
@@ -271,45 +283,112 @@ impl WriteStore for Named {
         .boxed()
     }
 
+    fn is_short(&self) -> bool {
+        self.1.is_short.load(Ordering::Relaxed)
+    }
+
     fn close(self: Box<Self>) -> BoxFuture<'static, ()> {
         std::future::ready(()).boxed()
+    }
+}
+
+/// The rows that a batch takes for retries of named tasks.
+const ROWS_MAX: u32 = 20;
+
+/// A server with a cancelled job for each number of tasks, over a store of [`Named`] that is given [`ROWS_MAX`] rows a batch.
+struct Crowd {
+    engine: Engine,
+    retries: Retries,
+    jobs: Vec<(JobId, u32)>,
+    work: JoinSet<Result<(), StoreError>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Crowd {
+    async fn start(named: &[u32], crowded_bytes: usize) -> Crowd {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, retries) = (MemoryStore::default(), Retries::default());
+        let make = || WorkerParts { transport: Arc::new(Fine), close: Box::new(|| Box::pin(std::future::ready(()))) };
+        let bounds = Bounds { piece_rows: ROWS_MAX, piece_share: ROWS_MAX, crowded_bytes, ..Bounds::default() };
+        let parts = EngineParts { make: Arc::new(make), bounds, ..parts(dir.path(), &memory) };
+        let writer = Box::new(Named(memory.writer(), retries.clone()));
+        let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
+        let mut work = JoinSet::new();
+        work.spawn(task.run());
+        let later = JobSpec { start_time: Some(Timestamp(4_102_444_800_000_000)), ..JobSpec::default() };
+        let mut jobs = Vec::new();
+        for &count in named {
+            let tasks = (0..count).map(|number| fetch(&format!("http://10.0.0.1/{number}"), None));
+            let job = engine.submit(later.clone(), tasks.collect::<Vec<_>>(), "", None).await.unwrap().id;
+            engine.cancel(job, String::new()).await.unwrap();
+            jobs.push((job, count));
+        }
+        Crowd { engine, retries, jobs, work, _dir: dir }
+    }
+
+    /// All tasks of all jobs are retried by their names at once, a call for each job.
+    fn retry_all(&self) -> JoinSet<Result<(), EngineError>> {
+        let mut calls = JoinSet::new();
+        for &(job, count) in &self.jobs {
+            let engine = self.engine.clone();
+            calls.spawn(async move {
+                let retried = engine.retry(job, TaskChoice::These((0..count).collect())).await?;
+                assert_eq!((retried.counts.pending, retried.counts.cancelled), (count, 0));
+                Ok(())
+            });
+        }
+        calls
+    }
+
+    fn batches(&self) -> Vec<Vec<u32>> {
+        self.retries.batches.lock().unwrap().clone()
     }
 }
 
 /// All tasks that one call names are put back at once, and nobody waits for those of many calls behind each other: what a batch
 /// has no room for goes into the next ones, in the order in which the calls came, whether it was kept in memory or is read again.
 pub(crate) async fn retries_of_many_named_tasks_go_into_several_batches(crowded_bytes: usize) {
-    const ROWS_MAX: u32 = 20;
     const NAMED: [u32; 8] = [8, 8, 8, 8, 30, 3, 18, 2];
-    let dir = tempfile::tempdir().unwrap();
-    let (memory, batches) = (MemoryStore::default(), Arc::<Mutex<Vec<Vec<u32>>>>::default());
-    let make = || WorkerParts { transport: Arc::new(Fine), close: Box::new(|| Box::pin(std::future::ready(()))) };
-    let bounds = Bounds { piece_rows: ROWS_MAX, piece_share: ROWS_MAX, crowded_bytes, ..Bounds::default() };
-    let parts = EngineParts { make: Arc::new(make), bounds, ..parts(dir.path(), &memory) };
-    let writer = Box::new(Named(memory.writer(), batches.clone()));
-    let (engine, task) = engine::start(parts, writer, 1).await.unwrap();
-    let mut work = tokio::task::JoinSet::new();
-    work.spawn(task.run());
-    let later = JobSpec { start_time: Some(Timestamp(4_102_444_800_000_000)), ..JobSpec::default() };
-    let mut jobs = Vec::new();
-    for count in NAMED {
-        let tasks = (0..count).map(|number| fetch(&format!("http://10.0.0.1/{number}"), None));
-        let job = engine.submit(later.clone(), tasks.collect::<Vec<_>>(), "", None).await.unwrap().id;
-        engine.cancel(job, String::new()).await.unwrap();
-        jobs.push((job, count));
-    }
-    let mut retries = tokio::task::JoinSet::new();
-    for (job, count) in jobs {
-        let engine = engine.clone();
-        retries.spawn(async move {
-            let retried = engine.retry(job, TaskChoice::These((0..count).collect())).await.unwrap();
-            assert_eq!((retried.counts.pending, retried.counts.cancelled), (count, 0));
-        });
-    }
-    tokio::time::timeout(Duration::from_secs(60), retries.join_all()).await.unwrap();
-    let batches = batches.lock().unwrap();
+    let crowd = Crowd::start(&NAMED, crowded_bytes).await;
+    let answers = tokio::time::timeout(Duration::from_secs(60), crowd.retry_all().join_all()).await.unwrap();
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    let batches = crowd.batches();
     assert_eq!(batches.concat(), NAMED, "they have their turns in order: {batches:?}");
     let is_bounded = |batch: &Vec<u32>| batch.len() == 1 || batch.iter().sum::<u32>() <= ROWS_MAX;
     assert!(batches.iter().all(is_bounded), "{batches:?}");
     assert!(batches.len() < NAMED.len(), "small ones go together: {batches:?}");
+}
+
+/// What happens while retries wait for their batches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Meanwhile {
+    Drain,
+    ShortOfRoom,
+}
+
+/// Retries that wait for a batch are refused as those that come now are, whether they were kept in memory or are read again: a
+/// drain does not wait for them, and they take nothing of what a full disk has left.
+pub(crate) async fn retries_that_wait_are_refused(crowded_bytes: usize, meanwhile: Meanwhile) {
+    let mut crowd = Crowd::start(&[15; 12], crowded_bytes).await;
+    let mut calls = crowd.retry_all();
+    until(|| crowd.batches().len() == 1).await;
+    match meanwhile {
+        Meanwhile::Drain => crowd.engine.drain().await,
+        Meanwhile::ShortOfRoom => crowd.retries.is_short.store(true, Ordering::Relaxed),
+    }
+    let mut done = 0;
+    while let Some(answer) = tokio::time::timeout(Duration::from_secs(60), calls.join_next()).await.unwrap() {
+        match answer.unwrap() {
+            Ok(()) => done += 1,
+            Err(EngineError::Draining) if meanwhile == Meanwhile::Drain => {}
+            Err(EngineError::StoreFull(_)) if meanwhile == Meanwhile::ShortOfRoom => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // The batch that was under way, and perhaps the one that was made meanwhile.
+    assert!((1..=2).contains(&done), "{done} were done");
+    assert_eq!(crowd.batches().len(), done, "{:?}", crowd.batches());
+    if meanwhile == Meanwhile::Drain {
+        tokio::time::timeout(Duration::from_secs(10), crowd.work.join_next()).await.unwrap().unwrap().unwrap().unwrap();
+    }
 }
