@@ -145,6 +145,10 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
     };
     // As it may be used, so that what is kept of it is bounded too.
     let suggested_name = disposition::file_name(&headers).and_then(|name| names::sanitize(&name)).unwrap_or_default();
+    if let Some(echo) = order.ctx.echo {
+        let led_to = if url == order.sources[source] { "" } else { url.as_str() };
+        echo.refuse(&[&suggested_name, led_to])?;
+    }
     let content_type = text(CONTENT_TYPE);
     let codings = if status.is_success() && headers.contains_key(CONTENT_ENCODING) {
         coding::codings_of_file(&headers, order.name_for(&suggested_name))?

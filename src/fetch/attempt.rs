@@ -141,6 +141,9 @@ impl<'a> Attempt<'a> {
             if turn.is_last {
                 pager.cursor.next = pager.ended(result);
             }
+            if let Next::Url(next) = &pager.cursor.next {
+                self.refuse_secret(next)?;
+            }
             if turn.is_kept {
                 let cursor = pager.cursor.clone();
                 let page = Page { number, first_item, item_count: turn.item_count, body, cursor };
@@ -162,8 +165,11 @@ impl<'a> Attempt<'a> {
         }
         let permit = self.permit(&url).await?;
         self.is_under_way = true;
-        let request = Request { method, headers, body, permit, ..Request::get(url) };
+        let request = Request { method, headers, body, permit, ..Request::get(url.clone()) };
         let response = exchange(self.ctx.transport, request, self.ctx.profile, &mut self.session).await?;
+        if response.url != url {
+            self.refuse_secret(&response.url)?;
+        }
         let status = response.status.as_u16();
         // 202 is a success, and one that is worth asking again for where the task says so.
         let is_for_later = self.spec.accept_statuses.is_empty() && self.ctx.retry_statuses.contains(&status);
@@ -179,6 +185,11 @@ impl<'a> Attempt<'a> {
         }
         let now = (self.ctx.now)();
         Err(classify::judge_status(response.status, &response.headers, now, self.ctx.retry_after_max))
+    }
+
+    /// Fails where an origin leads to a URL that holds the credential's secret: it would be kept with the URL.
+    fn refuse_secret(&self, url: &Url) -> Result<(), Failure> {
+        self.ctx.echo.map_or(Ok(()), |echo| echo.refuse(&[url.as_str()]))
     }
 
     /// Waits for the right to send, so that a request that must not be sent twice can still be stopped until then.

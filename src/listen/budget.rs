@@ -117,7 +117,7 @@ fn change(
 }
 
 /// Returns whether somebody may hold so much while so much is free beside it.
-fn may_hold(holder: Holder, count: u64, free: u64) -> bool {
+pub(super) fn may_hold(holder: Holder, count: u64, free: u64) -> bool {
     match holder {
         Holder::Stranger => count.saturating_mul(STRANGERS_PART) <= free,
         Holder::Known(_) => count <= free,

@@ -13,6 +13,7 @@ pub mod descriptors;
 mod first_bytes;
 pub mod peer;
 mod places;
+mod revoked;
 pub mod socket;
 pub mod tls;
 mod turn;
@@ -21,7 +22,7 @@ mod validity;
 
 use std::time::Duration;
 
-pub use crate::listen::places::KnownCaller;
+pub use crate::listen::places::{KnownCaller, Party};
 
 /// The bounds of a listener.
 #[derive(Clone, Debug, PartialEq)]

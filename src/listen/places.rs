@@ -4,6 +4,9 @@
 //! on which nobody known ever called, the oldest of them, then of the one that has been idle the longest. So neither
 //! connections that say nothing nor strangers who do not read what they are told keep out a client that has something to
 //! say.
+//!
+//! Nor does somebody who opens calls on as many connections as there are: nobody's calls keep more places than are free of such
+//! calls, and those of one tenant no more than three times as many. What somebody has beyond that goes before those who are idle.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -12,7 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::listen::budget::Holder;
+use crate::listen::budget::{Holder, may_hold};
+
+/// How many times as many places as are free the callers of one tenant may keep, all of them together.
+const TENANT_PARTS: usize = 3;
 
 /// All places of a listener.
 #[derive(Debug)]
@@ -28,18 +34,42 @@ struct State {
     turns: u64,
     connections: HashMap<u64, Connection>,
     by_network: HashMap<IpAddr, usize>,
-    /// Connections without an open call of a known caller, in the order in which they lose their places.
+    /// How many connections are kept by open calls: of each who calls, and of each tenant.
+    by_holder: HashMap<Holder, usize>,
+    by_tenant: HashMap<u32, usize>,
+    /// Connections that no open call keeps, in the order in which they lose their places.
     quiet: BTreeMap<Quiet, u64>,
 }
 
-/// Whether a known caller has ever called on a connection, and since when it is quiet.
-type Quiet = (bool, u64);
+/// Why no call keeps a connection, and since when. In the order in which connections lose their places.
+type Quiet = (Why, u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Why {
+    /// Nobody known has called on it.
+    Unknown,
+    /// Who calls on it has too many others.
+    Beyond,
+    /// No call is open.
+    Idle,
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Party {
+    /// In whose name the call holds what is bounded.
+    pub holder: Holder,
+    /// The only tenant that the caller may act for; `None`: any.
+    pub tenant: Option<u32>,
+}
 
 #[derive(Debug)]
 struct Connection {
-    /// Open calls of known callers.
+    /// Open calls that keep it.
     calls: u32,
-    /// Its key among the quiet ones while it has no such call.
+    /// Who made the first of them.
+    keeper: Option<Party>,
+    /// Its key among the quiet ones while there is none.
     quiet: Option<Quiet>,
     network: Option<IpAddr>,
     displaced: CancellationToken,
@@ -64,9 +94,9 @@ impl Places {
         }
         let number = state.turn();
         let displaced = CancellationToken::new();
-        let connection = Connection { calls: 0, quiet: None, network, displaced: displaced.clone() };
+        let connection = Connection { calls: 0, keeper: None, quiet: None, network, displaced: displaced.clone() };
         state.connections.insert(number, connection);
-        state.mark_idle(number, false);
+        state.mark_quiet(number, Why::Unknown);
         Some(Place { places: self.clone(), number, displaced, has_called: AtomicBool::new(false) })
     }
 
@@ -94,11 +124,61 @@ impl State {
         true
     }
 
-    fn mark_idle(&mut self, number: u64, has_called: bool) {
-        let key = (has_called, self.turn());
+    fn mark_quiet(&mut self, number: u64, why: Why) {
+        let key = (why, self.turn());
         if let Some(connection) = self.connections.get_mut(&number) {
-            connection.quiet = Some(key);
+            if let Some(old) = connection.quiet.replace(key) {
+                self.quiet.remove(&old);
+            }
             self.quiet.insert(key, number);
+        }
+    }
+
+    /// Notes that a call of somebody is open on a connection. Returns whether it keeps the connection.
+    fn keep(&mut self, number: u64, party: Party, max: usize) -> bool {
+        let Some(connection) = self.connections.get(&number) else { return false };
+        if connection.calls == 0 && !self.may_keep(party, max) {
+            self.mark_quiet(number, Why::Beyond);
+            return false;
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return false };
+        connection.calls += 1;
+        if let Some(key) = connection.quiet.take() {
+            connection.keeper = Some(party);
+            self.quiet.remove(&key);
+            *self.by_holder.entry(party.holder).or_default() += 1;
+            if let Some(tenant) = party.tenant {
+                *self.by_tenant.entry(tenant).or_default() += 1;
+            }
+        }
+        true
+    }
+
+    /// Returns whether calls of somebody may keep one connection more.
+    fn may_keep(&self, Party { holder, tenant }: Party, max: usize) -> bool {
+        let kept = self.connections.len() - self.quiet.len();
+        let free = max.saturating_sub(kept + 1);
+        let of_tenant = tenant.and_then(|tenant| self.by_tenant.get(&tenant)).copied().unwrap_or(0);
+        let own = self.by_holder.get(&holder).copied().unwrap_or(0);
+        may_hold(holder, own as u64 + 1, free as u64) && of_tenant < free.saturating_mul(TENANT_PARTS).max(1)
+    }
+
+    /// Notes that a call which kept a connection has ended.
+    fn release(&mut self, number: u64) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        connection.calls -= 1;
+        if connection.calls == 0 {
+            let keeper = connection.keeper.take();
+            self.forget(keeper);
+            self.mark_quiet(number, Why::Idle);
+        }
+    }
+
+    fn forget(&mut self, keeper: Option<Party>) {
+        let Some(Party { holder, tenant }) = keeper else { return };
+        count_down(&mut self.by_holder, &holder);
+        if let Some(tenant) = tenant {
+            count_down(&mut self.by_tenant, &tenant);
         }
     }
 
@@ -107,15 +187,20 @@ impl State {
         if let Some(key) = connection.quiet {
             self.quiet.remove(&key);
         }
-        if let Some(network) = connection.network
-            && let Some(count) = self.by_network.get_mut(&network)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.by_network.remove(&network);
-            }
+        if let Some(network) = connection.network {
+            count_down(&mut self.by_network, &network);
         }
+        self.forget(connection.keeper);
         Some(connection)
+    }
+}
+
+fn count_down<K: Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }
 
@@ -152,7 +237,7 @@ impl Place {
     /// Notes that a call begins, which lasts until what this returns is dropped.
     pub(super) fn call(self: &Arc<Self>) -> OpenCall {
         self.has_called.store(true, Ordering::Relaxed);
-        OpenCall { place: self.clone(), holder: OnceLock::new() }
+        OpenCall { place: self.clone(), caller: OnceLock::new() }
     }
 }
 
@@ -166,36 +251,22 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct OpenCall {
     place: Arc<Place>,
-    /// Who makes it, once that is known.
-    holder: OnceLock<Holder>,
+    /// Who makes it, once that is known, and whether it keeps the connection.
+    caller: OnceLock<(Holder, bool)>,
 }
 
 impl OpenCall {
-    /// Notes who calls: the connection keeps its place for as long as the call is open.
-    fn identify(&self, holder: Holder) {
-        if self.holder.set(holder).is_err() {
-            return;
-        }
-        let mut state = self.place.places.lock();
-        if let Some(connection) = state.connections.get_mut(&self.place.number) {
-            connection.calls += 1;
-            if let Some(key) = connection.quiet.take() {
-                state.quiet.remove(&key);
-            }
-        }
+    /// Notes who calls: the connection keeps its place for as long as the call is open, unless the caller has too many.
+    fn identify(&self, party: Party) {
+        let places = &self.place.places;
+        self.caller.get_or_init(|| (party.holder, places.lock().keep(self.place.number, party, places.max)));
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        if self.holder.get().is_none() {
-            return;
-        }
-        let mut state = self.place.places.lock();
-        let Some(connection) = state.connections.get_mut(&self.place.number) else { return };
-        connection.calls -= 1;
-        if connection.calls == 0 {
-            state.mark_idle(self.place.number, true);
+        if let Some((_, true)) = self.caller.get() {
+            self.place.places.lock().release(self.place.number);
         }
     }
 }
@@ -207,15 +278,15 @@ pub struct KnownCaller(pub(super) Weak<OpenCall>);
 
 impl KnownCaller {
     /// Says who calls.
-    pub fn identify(&self, holder: Holder) {
+    pub fn identify(&self, party: Party) {
         if let Some(call) = self.0.upgrade() {
-            call.identify(holder);
+            call.identify(party);
         }
     }
 
     /// Returns in whose name a request holds memory: a stranger's, until it is said who calls.
     pub fn holder(&self) -> Holder {
-        self.0.upgrade().and_then(|call| call.holder.get().copied()).unwrap_or(Holder::Stranger)
+        self.0.upgrade().and_then(|call| call.caller.get().map(|it| it.0)).unwrap_or(Holder::Stranger)
     }
 
     /// Returns the same of a request with these extensions.
@@ -230,9 +301,15 @@ mod tests {
 
     const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
+    const OWNER: Party = Party { holder: Holder::Owner, tenant: None };
+
     fn known(place: &Arc<Place>) -> OpenCall {
+        called(place, OWNER)
+    }
+
+    fn called(place: &Arc<Place>, party: Party) -> OpenCall {
         let call = place.call();
-        call.identify(Holder::Owner);
+        call.identify(party);
         call
     }
 
@@ -278,13 +355,46 @@ mod tests {
         let third = take().unwrap();
         assert!(is_displaced(&stranger) && !is_displaced(&idle));
         let busy = known(&third);
-        busy.identify(Holder::Owner);
+        busy.identify(OWNER);
         drop((calls, stranger));
         let fourth = take().unwrap();
         assert!(is_displaced(&idle) && !is_displaced(&third));
         drop(busy);
         assert!(places.displace() && is_displaced(&fourth), "nobody known ever called on it");
         assert!(places.displace() && is_displaced(&third) && !places.displace());
+    }
+
+    /// As many connections with open calls as there are places, all of one caller or of many of one tenant.
+    #[test]
+    fn whose_calls_keep_too_many_places_gives_way_to_others() {
+        for callers in [1, 7, 1000] {
+            let places = Places::new(100, 1000);
+            let take = || places.take(LOOPBACK).map(Arc::new);
+            let idle = take().unwrap();
+            drop(called(&idle, Party { holder: Holder::Known(2000), tenant: Some(2) }));
+            let greedy: Vec<_> = (0..200_u64)
+                .map(|number| {
+                    let place = take().unwrap();
+                    let call = called(&place, Party { holder: Holder::Known(number % callers), tenant: Some(1) });
+                    (place, call)
+                })
+                .collect();
+            let kept = greedy.iter().filter(|(place, _)| !is_displaced(place)).count();
+            assert_eq!(kept, 99, "there is room for them");
+            assert!(!is_displaced(&idle), "who is idle has not too many");
+            let others: Vec<_> = (0..12_u64)
+                .map(|number| {
+                    let place = take().unwrap();
+                    let call = called(&place, Party { holder: Holder::Known(1000 + number), tenant: Some(2) });
+                    (place, call)
+                })
+                .collect();
+            assert!(others.iter().all(|(place, _)| !is_displaced(place)) && !is_displaced(&idle), "{callers}");
+            drop((greedy, others, idle));
+            let state = places.lock();
+            assert!(state.connections.is_empty() && state.quiet.is_empty());
+            assert!(state.by_holder.is_empty() && state.by_tenant.is_empty());
+        }
     }
 
     #[test]

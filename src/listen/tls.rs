@@ -14,17 +14,21 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::version::TLS13;
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use webpki::{BorrowedCertRevocationList, EndEntityCert};
+use webpki::EndEntityCert;
 
+use crate::listen::revoked;
 use crate::listen::validity::not_after;
 use crate::model::identity::Shown;
 use crate::model::time::Timestamp;
 
 /// How often the files are looked at: where secrets are mounted, what changes is a link, and no event tells of it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How often it is said that a list of revoked certificates is out of date.
+const STALE_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The largest file that is read: more than the list of an authority that revoked a million certificates.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -75,6 +79,8 @@ pub(super) struct Loaded {
     not_after: Option<Timestamp>,
     /// What judges the certificates of clients.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// When a list of revoked certificates should have been replaced by a newer one.
+    lists_end: Option<Timestamp>,
 }
 
 /// What an operator should know of the certificates.
@@ -193,7 +199,9 @@ impl Tls {
     /// Reads the files anew when one has changed, and when `asked` says so, until `closing`.
     pub async fn follow(self: Arc<Self>, mut asked: watch::Receiver<()>, closing: CancellationToken) {
         let mut seen = self.first.clone();
+        let mut told = None;
         loop {
+            self.warn_of_old_list(&mut told);
             let is_asked = tokio::select! {
                 () = tokio::time::sleep(LOOK_INTERVAL) => false,
                 Ok(()) = asked.changed() => true,
@@ -225,6 +233,23 @@ impl Tls {
 }
 
 impl Tls {
+    /// Says that a list of revoked certificates is out of date, once a day. It counts as before: nobody should be kept out
+    /// because whoever publishes the list, or fetches it, is late.
+    fn warn_of_old_list(&self, told: &mut Option<Timestamp>) {
+        let Some(end) = self.current().lists_end.filter(|end| *end <= now()) else { return };
+        if told.is_some_and(|told| now() < told.plus(STALE_INTERVAL)) {
+            return;
+        }
+        *told = Some(now());
+        let end = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + end.since(Timestamp(0)));
+        let path = self.settings.client_crl.as_deref().unwrap_or(Path::new(""));
+        tracing::warn!(
+            "a list of revoked certificates in `{}` should have been replaced by {end}; whoever was revoked since then is let \
+             in until there is a newer one",
+            path.display()
+        );
+    }
+
     fn note(&self, error: String) {
         *self.reloaded.lock().unwrap_or_else(PoisonError::into_inner) = (Some(now()), error);
     }
@@ -254,7 +279,7 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
     } else {
         ServerConfig::builder()
     };
-    let mut judge = None;
+    let (mut judge, mut lists_end) = (None, None);
     let builder = match (&settings.client_ca, settings.client_auth) {
         (Some(path), ClientAuth::Optional | ClientAuth::Required) => {
             let mut roots = RootCertStore::empty();
@@ -264,7 +289,9 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
             let mut verifier = WebPkiClientVerifier::builder(Arc::new(roots));
             if let Some(path) = &settings.client_crl {
                 // Who issued certificates revokes them; authorities are left out of the file instead.
-                verifier = verifier.with_crls(revoked(path)?).only_check_end_entity_revocation();
+                let found = revoked::parse(read(path)?).map_err(|why| wrong(path, why))?;
+                lists_end = found.next_update;
+                verifier = verifier.with_crls(found.lists).only_check_end_entity_revocation();
             }
             if settings.client_auth == ClientAuth::Optional {
                 verifier = verifier.allow_unauthenticated();
@@ -279,7 +306,7 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
         wrong(&settings.key, format!("it does not fit the certificate `{}` ({error})", settings.cert.display()))
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Loaded { config: Arc::new(config), names: names.into(), not_after: ends, verifier: judge })
+    Ok(Loaded { config: Arc::new(config), names: names.into(), not_after: ends, verifier: judge, lists_end })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -298,26 +325,5 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(wrong("there is no certificate in it".to_owned())),
         Err(error) => Err(wrong(error.to_string())),
-    }
-}
-
-/// Returns the lists in a file: any number in PEM, or one in DER. A file without one is refused, since no list would mean that
-/// nobody is revoked.
-fn revoked(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let wrong = |why: String| TlsError { path: path.to_owned(), why };
-    let bytes = read(path)?;
-    let lists = CertificateRevocationListDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-    let lists = lists.map_err(|error| wrong(error.to_string()))?;
-    if !lists.is_empty() {
-        return Ok(lists);
-    }
-    match BorrowedCertRevocationList::from_der(&bytes) {
-        Ok(_) => Ok(vec![CertificateRevocationListDer::from(bytes)]),
-        Err(error) => {
-            let why = format!(
-                "there is no list of revoked certificates in it, neither in PEM nor, as a whole file, in DER ({error})"
-            );
-            Err(wrong(why))
-        }
     }
 }

@@ -1,8 +1,9 @@
-//! When a certificate ends: the one thing of it that the libraries of TLS know and do not tell.
+//! When a certificate or a list of revoked ones ends: what the libraries of TLS know of them and do not tell.
 
 use crate::model::time::Timestamp;
 
 const SEQUENCE: u8 = 0x30;
+const INTEGER: u8 = 0x02;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 /// The version of a certificate, which those of the first version leave out.
@@ -22,6 +23,23 @@ pub(super) fn not_after(certificate: &[u8]) -> Option<Timestamp> {
     let (validity, _) = expect(SEQUENCE, body)?;
     let (_, _, rest) = element(validity)?;
     let (tag, time, _) = element(rest)?;
+    time_of(tag, time)
+}
+
+/// Returns when a list of revoked certificates should be replaced by a newer one (RFC 5280, 5.1.2.5); `None` where that cannot
+/// be read.
+pub(super) fn next_update(list: &[u8]) -> Option<Timestamp> {
+    let (body, _) = expect(SEQUENCE, list)?;
+    let (mut body, _) = expect(SEQUENCE, body)?;
+    // Those of the first version do not say so.
+    if body.first() == Some(&INTEGER) {
+        (_, _, body) = element(body)?;
+    }
+    // The algorithm, who issued it, and when.
+    for _ in 0..3 {
+        (_, _, body) = element(body)?;
+    }
+    let (tag, time, _) = element(body)?;
     time_of(tag, time)
 }
 
@@ -84,7 +102,10 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyIdMethod,
+        KeyPair, KeyUsagePurpose, SerialNumber, date_time_ymd,
+    };
 
     use super::*;
 
@@ -111,5 +132,30 @@ mod tests {
         }
         assert_eq!(time_of(UTC_TIME, b"260230"), None);
         assert_eq!(time_of(UTC_TIME, b"2613300000000Z"), None);
+    }
+
+    #[test]
+    fn the_end_of_a_list_is_read() {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        for (year, seconds) in [(2049, 2_493_072_000_i64), (2051, 2_556_144_000)] {
+            let params = CertificateRevocationListParams {
+                this_update: date_time_ymd(2020, 1, 1),
+                next_update: date_time_ymd(year, 1, 1),
+                crl_number: SerialNumber::from(1),
+                issuing_distribution_point: None,
+                revoked_certs: Vec::new(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            let list = params.signed_by(&issuer).unwrap();
+            let bytes: &[u8] = list.der();
+            assert_eq!(next_update(bytes), Some(Timestamp(seconds * 1_000_000)), "{year}");
+            for length in 0..bytes.len() {
+                // It must only not panic.
+                let _ = next_update(&bytes[..length]);
+            }
+        }
     }
 }

@@ -151,6 +151,8 @@ async fn a_list_of_revoked_certificates_that_is_none_changes_nothing() {
         ("half of a list in DER", der[..der.len() / 2].to_vec()),
         ("half of a list in PEM", pem.as_bytes()[..pem.len() / 2].to_vec()),
         ("more than a list in DER", [der.as_slice(), der.as_slice()].concat()),
+        // Only the first would count.
+        ("two lists of one authority", [authority.revoking(8), pem.clone()].concat().into_bytes()),
     ] {
         std::fs::write(server.path("crl.pem"), file).unwrap();
         server.reload("the certificates stay as they were");

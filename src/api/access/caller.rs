@@ -11,6 +11,7 @@ use crate::api::access::sessions::{self, OwnPage, Sessions};
 use crate::api::access::table::{self, Need};
 use crate::api::status::{Fault, Violations, missing_role, no_job, shown, tenant_required};
 use crate::engine::handle::Engine;
+use crate::listen::Party;
 use crate::listen::budget::Holder;
 use crate::listen::peer::{Origin, Peer};
 use crate::model::access::{ANONYMOUS_NAME, Actor, AuthMode, LOCAL_NAME, Method, Token};
@@ -227,6 +228,11 @@ impl Caller {
             LOCAL_NAME | ANONYMOUS_NAME => Holder::Owner,
             _ => Holder::Known(self.actor.principal),
         }
+    }
+
+    /// As [`Caller::holder`], with the tenant that the call is for.
+    pub(crate) fn party(&self) -> Party {
+        Party { holder: self.holder(), tenant: self.actor.scope.no() }
     }
 
     pub(crate) fn may(&self, role: Role) -> bool {

@@ -207,7 +207,7 @@ impl Middleware for Access {
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = &standing.caller {
             if let Some(call) = request.extensions().get::<KnownCaller>() {
-                call.identify(caller.holder());
+                call.identify(caller.party());
             }
             request.extensions_mut().insert(caller.clone());
         }

@@ -28,6 +28,8 @@ pub struct Echo {
     folded: OnceLock<Vec<Finder>>,
     /// The same for who reads byte by byte, once somebody does.
     steps: OnceLock<Vec<Needle>>,
+    /// Whether one of them has a space, which forms write as `+`.
+    has_space: bool,
     /// The most bytes that one of them takes, with everything in it escaped.
     reach: usize,
 }
@@ -52,17 +54,26 @@ impl Echo {
             }
             Value::Query { value, .. } => vec![value.expose().to_owned()],
         };
-        // Padding may be left away.
-        let texts = texts.iter().map(|text| text.trim_end_matches('=').as_bytes());
-        let texts: Vec<&[u8]> = texts.filter(|text| text.len() >= SECRET_BYTES_MIN).collect();
+        let texts: Vec<&[u8]> = texts.iter().filter_map(|text| looked_for(text)).collect();
         let reach = texts.iter().map(|text| text.len() * ESCAPE_BYTES).max()?;
+        let has_space = texts.iter().any(|text| text.contains(&b' '));
         let needles = texts.into_iter().map(|text| memmem::Finder::new(text).into_owned()).collect();
-        Some(Echo { needles, folded: OnceLock::new(), steps: OnceLock::new(), reach })
+        Some(Echo { needles, folded: OnceLock::new(), steps: OnceLock::new(), has_space, reach })
+    }
+
+    /// Fails where one of these texts holds the secret, whatever the case of its letters. They are what haul has made of an
+    /// answer: a name that it decoded, or a URL that it put together, which the answer itself need not hold.
+    ///
+    /// # Errors
+    ///
+    /// The failure of an attempt whose origin sends the secret back.
+    pub fn refuse(&self, made: &[&str]) -> Result<(), Failure> {
+        if made.iter().any(|text| self.is_in_any_case(text.as_bytes())) { Err(echoed()) } else { Ok(()) }
     }
 
     /// Returns whether the secret is in these bytes.
     pub fn is_in(&self, bytes: &[u8]) -> bool {
-        reads(bytes, |bytes| self.needles.iter().any(|needle| needle.find(bytes).is_some()))
+        reads(bytes, self.has_space, |bytes| self.needles.iter().any(|needle| needle.find(bytes).is_some()))
     }
 
     /// As [`Echo::is_in`], whatever the case of its letters: for names of headers and for messages, in which haul itself has
@@ -73,7 +84,7 @@ impl Echo {
             self.needles.iter().map(fold).collect()
         };
         let needles = self.folded.get_or_init(folded);
-        reads(bytes, |bytes| {
+        reads(bytes, self.has_space, |bytes| {
             let bytes = bytes.to_ascii_lowercase();
             needles.iter().any(|needle| needle.find(&bytes).is_some())
         })
@@ -84,8 +95,14 @@ impl Echo {
     }
 }
 
+/// Returns what of a secret is looked for: padding may be left away, unless too little would be left. `None`: it is too short.
+fn looked_for(text: &str) -> Option<&[u8]> {
+    let unpadded = text.trim_end_matches('=');
+    [unpadded, text].into_iter().map(str::as_bytes).find(|text| text.len() >= SECRET_BYTES_MIN)
+}
+
 /// Returns whether something is in these bytes, or in what they stand for where an origin has quoted it.
-fn reads(bytes: &[u8], is_here: impl Fn(&[u8]) -> bool) -> bool {
+fn reads(bytes: &[u8], has_space: bool, is_here: impl Fn(&[u8]) -> bool) -> bool {
     if is_here(bytes) {
         return true;
     }
@@ -93,8 +110,7 @@ fn reads(bytes: &[u8], is_here: impl Fn(&[u8]) -> bool) -> bool {
     if percent && is_here(&percent_decode(bytes).collect::<Vec<u8>>()) {
         return true;
     }
-    // Forms write spaces as `+`.
-    let is_form = percent && memchr::memchr(b'+', bytes).is_some();
+    let is_form = has_space && memchr::memchr(b'+', bytes).is_some();
     if is_form {
         let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
         if is_here(&percent_decode(&spaced).collect::<Vec<u8>>()) {
@@ -219,9 +235,12 @@ mod tests {
         let header = Value::Header { name: "authorization".into(), value: Secret::new("ApiKey 0123456789") };
         assert!(Echo::of(&header).unwrap().is_in(b"key 0123456789 is wrong"));
         let query = Value::Query { name: "key".into(), value: Secret::new("a b&c=d/e") };
-        for text in ["a+b%26c%3Dd%2Fe", "a%20b%26c%3Dd/e"] {
+        for text in ["a+b%26c%3Dd%2Fe", "a%20b%26c%3Dd/e", "a+b&c=d/e"] {
             assert!(Echo::of(&query).unwrap().is_in(text.as_bytes()), "{text}");
         }
+        let padded = Echo::of(&Value::Bearer(Secret::new("abcdef=="))).unwrap();
+        assert!(padded.is_in(b"you sent abcdef==") && !padded.is_in(b"you sent abcdef"));
+        assert!(padded.refuse(&["a", "/abcdef%3D="]).is_err() && padded.refuse(&["a", "b"]).is_ok());
         let pem = Value::Certificate { certificate: "pem".into(), key: Secret::new("0123456789") };
         assert!(Echo::of(&pem).is_none());
     }
@@ -249,6 +268,22 @@ mod tests {
     }
 
     proptest! {
+        /// Large pieces are searched, small ones are read byte by byte.
+        #[test]
+        fn both_ways_to_look_find_the_same(
+            text in prop::collection::vec(prop::sample::select(vec!["a", "+", " ", "%20", "%2b", "word", "pass", "\\u0020", "="]), 0..12),
+            secret in prop::sample::select(vec!["pass word", "pass+word", "password", "wordpass=="]),
+        ) {
+            let echo = Arc::new(Echo::of(&Value::Bearer(Secret::new(secret))).unwrap());
+            let text = text.concat();
+            let mut scan = EchoScan::new(Arc::clone(&echo));
+            let mut found = false;
+            for byte in text.as_bytes().chunks(1) {
+                found |= scan.finds(byte);
+            }
+            prop_assert_eq!(found, echo.is_in(text.as_bytes()));
+        }
+
         #[test]
         fn no_cut_hides_it(
             before in prop::collection::vec(any::<u8>(), 0..400),
