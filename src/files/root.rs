@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,8 @@ use std::time::Duration;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use rustix::fs::XattrFlags;
+use rustix::fs::{Mode, OFlags, XattrFlags};
+use rustix::io::Errno;
 use tokio::time::Instant;
 
 use crate::files::candidates;
@@ -72,10 +74,15 @@ impl Root {
     /// As [`Root::open`], with so many bytes that downloads leave free on their file system; `None`: 1 GiB or 5 % of it,
     /// whichever is less.
     pub fn with_reserve(path: &Path, reserve_bytes: Option<u64>) -> Result<Root, Failure> {
-        let shown = path.display().to_string();
         let open = || {
             Dir::create_ambient_dir_all(path, ambient_authority())?;
-            let dir = Dir::open_ambient_dir(path, ambient_authority())?;
+            Dir::open_ambient_dir(path, ambient_authority())
+        };
+        Root::of(open(), reserve_bytes, &path.display().to_string())
+    }
+
+    fn of(dir: io::Result<Dir>, reserve_bytes: Option<u64>, shown: &str) -> Result<Root, Failure> {
+        let made = dir.and_then(|dir| {
             let folder = Folder::new(&dir, "")?;
             Ok(Root {
                 naming: Naming::of(&folder),
@@ -90,13 +97,35 @@ impl Root {
                 syncs: Syncs::default(),
                 faults: None,
             })
-        };
-        open().map_err(|error| failure("open the download directory", &shown, &error))
+        });
+        made.map_err(|error| failure("open the download directory", shown, &error))
     }
 
     /// Opens another root, and makes it when it is missing. What both set aside on one file system counts together.
     pub fn beside(&self, path: &Path) -> Result<Root, Failure> {
-        let other = Root::open(path)?;
+        self.counting_with(Root::open(path)?)
+    }
+
+    /// As [`Root::beside`], for a directory of this name in another one of this root. Where either is a link it is refused:
+    /// whoever may write here must not lead it elsewhere.
+    pub(super) fn within(&self, outer: &str, name: &str) -> Result<Root, Failure> {
+        let open = || {
+            let outer = make_dir(&self.dir, outer)?;
+            make_dir(&outer, name).map(|inner| Dir::from_std_file(inner.into()))
+        };
+        self.counting_with(Root::of(open(), None, &format!("{outer}/{name}"))?)
+    }
+
+    /// Renames a directory that stands in another one of this root, if both are there.
+    pub(super) fn rename_within(&self, outer: &str, name: &str, to: &str) -> io::Result<()> {
+        let renamed = open_dir(&self.dir, outer).and_then(|outer| Ok(rustix::fs::renameat(&outer, name, &outer, to)?));
+        match renamed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed,
+        }
+    }
+
+    fn counting_with(&self, other: Root) -> Result<Root, Failure> {
         let (space, claims) = (Arc::clone(&self.space), Arc::new(self.claims.beside()));
         Ok(Root { space, claims, faults: self.faults.clone(), ..other })
     }
@@ -419,6 +448,20 @@ impl Finished {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Opens a directory, and makes it when it is missing.
+fn make_dir(outer: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(&outer, name, Mode::RWXU | Mode::RWXG | Mode::RWXO) {
+        Ok(()) | Err(Errno::EXIST) => open_dir(outer, name),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens a directory that is no link.
+fn open_dir(outer: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(outer, name, flags, Mode::empty())?)
 }
 
 #[cfg(test)]

@@ -23,7 +23,6 @@ const GONE_PREFIX: &str = ".gone-";
 #[derive(Debug)]
 pub struct Roots {
     own: Arc<Root>,
-    dir: PathBuf,
     /// The directories of tenants that the settings name.
     named: BTreeMap<String, PathBuf>,
     open: Mutex<HashMap<TenantNo, Arc<Root>>>,
@@ -31,8 +30,8 @@ pub struct Roots {
 
 impl Roots {
     /// Makes the roots of a download directory, of which `own` is the root. `named`: other directories of tenants.
-    pub fn new(own: Root, dir: PathBuf, named: BTreeMap<String, PathBuf>) -> Roots {
-        Roots { own: Arc::new(own), dir, named, open: Mutex::default() }
+    pub fn new(own: Root, named: BTreeMap<String, PathBuf>) -> Roots {
+        Roots { own: Arc::new(own), named, open: Mutex::default() }
     }
 
     /// Returns the root of the tenant that always exists.
@@ -49,7 +48,11 @@ impl Roots {
         if let Some(root) = open.get(&tenant.no) {
             return Ok(root.clone());
         }
-        let root = Arc::new(self.own.beside(&self.place(&tenant.name))?);
+        let root = match self.named.get(&*tenant.name) {
+            Some(place) => self.own.beside(place)?,
+            None => self.own.within(TENANTS_DIR, &tenant.name)?,
+        };
+        let root = Arc::new(root);
         open.insert(tenant.no, root.clone());
         Ok(root)
     }
@@ -58,21 +61,15 @@ impl Roots {
     /// name is the operator's, and its files are moved into a directory of their own within it.
     pub fn put_aside(&self, tenant: &Owner) -> Result<(), Failure> {
         self.lock().remove(&tenant.no);
-        let place = self.place(&tenant.name);
         let gone = format!("{GONE_PREFIX}{}", tenant.no);
-        let moved = if self.named.contains_key(&*tenant.name) {
-            move_within(&place, &gone)
-        } else {
-            match fs::rename(&place, self.dir.join(TENANTS_DIR).join(gone)) {
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-                renamed => renamed,
+        let (place, moved) = match self.named.get(&*tenant.name) {
+            Some(place) => (place.display().to_string(), move_within(place, &gone)),
+            None => {
+                let moved = self.own.rename_within(TENANTS_DIR, &tenant.name, &gone);
+                (format!("{TENANTS_DIR}/{}", tenant.name), moved)
             }
         };
-        moved.map_err(|error| failure("put aside", &place.display().to_string(), &error))
-    }
-
-    fn place(&self, name: &str) -> PathBuf {
-        self.named.get(name).cloned().unwrap_or_else(|| self.dir.join(TENANTS_DIR).join(name))
+        moved.map_err(|error| failure("put aside", &place, &error))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TenantNo, Arc<Root>>> {
@@ -111,7 +108,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let named = BTreeMap::from([("b".to_owned(), dir.path().join("of-b"))]);
         let downloads = dir.path().join("downloads");
-        let roots = Roots::new(Root::open(&downloads).unwrap(), downloads.clone(), named);
+        let roots = Roots::new(Root::open(&downloads).unwrap(), named);
         assert!(Arc::ptr_eq(&roots.of(&Owner::default()).unwrap(), roots.own()));
         let (a, b) = (roots.of(&owner(16, "a")).unwrap(), roots.of(&owner(17, "b")).unwrap());
         assert!(Arc::ptr_eq(&a, &roots.of(&owner(16, "a")).unwrap()) && !Arc::ptr_eq(&a, &b));
@@ -126,5 +123,29 @@ mod tests {
         assert_eq!(fs::read(dir.path().join("of-b/.haul-gone-17/x")).unwrap(), b"b");
         roots.of(&owner(18, "a")).unwrap();
         assert_eq!(fs::read_dir(downloads.join(".haul-tenants/a")).unwrap().count(), 0);
+    }
+
+    /// Whoever may write in the download directory leads no tenant out of it, nor into another one's files.
+    #[test]
+    fn links_in_the_place_of_roots_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = |downloads: &Path| Roots::new(Root::open(downloads).unwrap(), BTreeMap::new());
+        let downloads = dir.path().join("downloads");
+        let known = roots(&downloads);
+        known.of(&owner(16, "a")).unwrap();
+        let tenants = downloads.join(".haul-tenants");
+        std::os::unix::fs::symlink("a", tenants.join("b")).unwrap();
+        std::os::unix::fs::symlink("..", tenants.join("c")).unwrap();
+        for (no, name) in [(17, "b"), (18, "c")] {
+            let refused = known.of(&owner(no, name)).unwrap_err().message;
+            assert!(refused.contains(&format!(".haul-tenants/{name}")), "{refused}");
+        }
+        let (other, elsewhere) = (dir.path().join("other"), dir.path().join("elsewhere"));
+        fs::create_dir_all(elsewhere.join("a")).unwrap();
+        let known = roots(&other);
+        std::os::unix::fs::symlink(&elsewhere, other.join(".haul-tenants")).unwrap();
+        known.of(&owner(16, "a")).unwrap_err();
+        known.put_aside(&owner(16, "a")).unwrap_err();
+        assert!(elsewhere.join("a").exists(), "nothing is moved elsewhere");
     }
 }

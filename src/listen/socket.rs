@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use socket2::{Domain, SockAddr, Type};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::listen::peer::Origin;
@@ -17,6 +18,9 @@ use crate::listen::peer::Origin;
 const ROOT: u32 = 0;
 /// Who may open the socket of the data directory.
 const OWNER_ONLY: u32 = 0o600;
+
+/// Connections that may wait to be accepted.
+const WAITING_MAX: i32 = 1024;
 
 /// Who is served at a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +64,13 @@ impl Socket {
     }
 
     fn bind(path: &Path, mode: u32, group: Option<u32>, served: Served) -> io::Result<Socket> {
-        let listener = UnixListener::bind(path)?;
-        let socket = Socket { listener, path: path.to_owned(), served };
-        if let Some(group) = group {
-            std::os::unix::fs::chown(path, None, Some(group))?;
-        }
-        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
-        Ok(socket)
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.bind(&SockAddr::unix(path)?)?;
+        let listener = listen(socket, path, mode, group).inspect_err(|_| {
+            // The next start removes it, where this cannot.
+            let _ = std::fs::remove_file(path);
+        })?;
+        Ok(Socket { listener, path: path.to_owned(), served })
     }
 
     /// Returns the path of its file.
@@ -86,6 +90,17 @@ impl Socket {
         };
         Ok(Some((stream, origin)))
     }
+}
+
+/// Listens at a socket once its file is only for those whom it is for: until then nobody can connect, whatever the umask is.
+fn listen(socket: socket2::Socket, path: &Path, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
+    if let Some(group) = group {
+        std::os::unix::fs::chown(path, None, Some(group))?;
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    socket.listen(WAITING_MAX)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket.into())
 }
 
 impl Drop for Socket {

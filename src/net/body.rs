@@ -14,6 +14,7 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::spec::Timeouts;
 use crate::net::connection::Connection;
 use crate::net::incoming::Incoming;
+use crate::net::patience;
 use crate::net::pool::Endpoint;
 use crate::net::{BodySource, classify};
 
@@ -33,6 +34,8 @@ pub(super) struct HttpBody {
     pace: Pace,
     /// Fires at or before the next deadline, and is set again only then: setting it for every chunk would cost more.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Until when is looked once more since the process stood still, once that is known.
+    second_look: Option<Option<Instant>>,
 }
 
 impl HttpBody {
@@ -44,7 +47,15 @@ impl HttpBody {
         timeouts: &Timeouts,
     ) -> HttpBody {
         let pace = Pace::new(timeouts);
-        let mut body = HttpBody { incoming, handed_on: 0, connection: Some(connection), endpoint, pace, timer: None };
+        let mut body = HttpBody {
+            incoming,
+            handed_on: 0,
+            connection: Some(connection),
+            endpoint,
+            pace,
+            timer: None,
+            second_look: None,
+        };
         body.release_at_end();
         body
     }
@@ -84,6 +95,7 @@ impl HttpBody {
         match poll {
             Poll::Ready(Some(Ok(data))) => {
                 self.release_at_end();
+                self.second_look = None;
                 let waited = entered.map_or(Duration::ZERO, |entered| entered.elapsed());
                 Poll::Ready(Some(self.pace.came(waited, data.len()).map(|()| data)))
             }
@@ -130,7 +142,15 @@ impl HttpBody {
         loop {
             // Looked at first: a timer does not fire in a turn that reading has used up.
             if Instant::now() >= deadline {
-                return Poll::Ready(failure(&self.pace));
+                let second_look = || patience::second_look(deadline).map(|look| Instant::now() + look);
+                match *self.second_look.get_or_insert_with(second_look) {
+                    Some(end) if Instant::now() < end => {
+                        timer.as_mut().reset(end);
+                        ready!(timer.as_mut().poll(cx));
+                        continue;
+                    }
+                    _ => return Poll::Ready(failure(&self.pace)),
+                }
             }
             ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(deadline);

@@ -20,6 +20,7 @@ use crate::model::spec::Timeouts;
 use crate::net::framing::Watch;
 use crate::net::lost::{Fate, Lost};
 use crate::net::message::Form;
+use crate::net::patience;
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
 use crate::net::uptake::Uptake;
@@ -176,7 +177,7 @@ impl Http1 {
             });
             loop {
                 let sent = self.sent.load(Ordering::Relaxed);
-                if let Ok(answer) = tokio::time::timeout(wait, &mut answer).await {
+                if let Ok(answer) = patience::within(wait, &mut answer).await {
                     break Ok(answer);
                 }
                 let now = self.sent.load(Ordering::Relaxed);

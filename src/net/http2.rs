@@ -21,6 +21,7 @@ use crate::model::spec::Timeouts;
 use crate::net::http2_driver::{Driver, UNKNOWN_STREAMS_MAX, first_window};
 use crate::net::http2_state::{Lease, State, Windows};
 use crate::net::lost::{Fate, Lost};
+use crate::net::patience;
 use crate::net::target::Target;
 use crate::net::tasks::Tasks;
 use crate::net::uptake::Uptake;
@@ -180,7 +181,7 @@ impl Http2 {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 Poll::Pending => upload.poll_piece(cx).map(|()| None),
             });
-            match tokio::time::timeout(wait, next).await {
+            match patience::within(wait, next).await {
                 // The peer takes its body, and has more to come before it can answer.
                 Ok(None) => {
                     let taken = request.body.len() - upload.rest.len();
@@ -210,7 +211,7 @@ impl Http2 {
     async fn opened(&mut self, host: &str, wait: Duration) -> Result<(), Lost> {
         loop {
             let opened = std::future::poll_fn(|cx| self.sender.poll_ready(cx));
-            match tokio::time::timeout(wait, opened).await {
+            match patience::within(wait, opened).await {
                 Ok(Ok(())) => {
                     self.lease.as_mut().map(Lease::opened);
                     return Ok(());

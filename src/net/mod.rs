@@ -32,6 +32,7 @@ pub mod link;
 mod lost;
 mod members;
 mod message;
+mod patience;
 mod permit;
 mod pool;
 mod ports;

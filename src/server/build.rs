@@ -57,7 +57,6 @@ pub async fn build(
         limits,
         roots: Roots::new(
             Root::with_reserve(&settings.download_dir, settings.disk_reserve).map_err(directory)?,
-            settings.download_dir.clone(),
             settings.tenant_dirs.clone(),
         ),
         content: Arc::new(

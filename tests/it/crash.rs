@@ -90,6 +90,34 @@ async fn a_task_that_is_cut_by_three_crashes_is_held_to_be_the_cause() {
     assert_eq!(ended.failure.unwrap().reason(), pb::FailureReason::Internal);
 }
 
+/// Three ends of the server cut the attempts of a task, but it ended once more between them while the task waited for its host.
+#[tokio::test]
+async fn crashes_that_are_not_in_a_row_are_not_held_against_a_task() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("never").stall_at(2));
+    origin.reply("/busy", Reply::status(429).header("retry-after", "3"));
+    let id = server.submit(job(vec![fetch(origin.url("/a"))])).await;
+    for life in 1..=2 {
+        until(async || origin.requests("/a").len() >= life).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if life == 2 {
+            let busy = server.submit(job(vec![fetch(origin.url("/busy"))])).await;
+            until(async || server.task(&busy, 0).await.error.is_some()).await;
+        }
+        server.restart().await;
+    }
+    assert_eq!(server.task(&id, 0).await.state(), pb::TaskState::Pending, "its host is paused");
+    server.restart().await;
+    for life in 3..=4 {
+        until(async || origin.requests("/a").len() >= life).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if life == 3 {
+            server.restart().await;
+        }
+    }
+    assert_eq!(server.task(&id, 0).await.state(), pb::TaskState::Running);
+}
+
 /// What a listing has stored of its pages shows that the task is not what ends the server.
 #[tokio::test]
 async fn a_listing_that_goes_on_is_not_held_to_be_the_cause_of_crashes() {

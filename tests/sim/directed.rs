@@ -175,7 +175,7 @@ pub(crate) fn parts(dir: &std::path::Path, memory: &MemoryStore) -> EngineParts 
         clock: Clock::paced(Timestamp(1_700_000_000_000_000)),
         store: Arc::new(memory.clone()),
         limits: Limits::default(),
-        roots: Roots::new(Root::open(&dir.join("downloads")).unwrap(), dir.join("downloads"), BTreeMap::new()),
+        roots: Roots::new(Root::open(&dir.join("downloads")).unwrap(), BTreeMap::new()),
         content: Arc::new(ContentStore::open(&dir.join("content"), None).unwrap()),
         aside: dir.join("partials"),
         durability: Durability::None,

@@ -123,7 +123,7 @@ impl World {
                 max_concurrent_tasks: limits.max_concurrent_tasks.min(IN_ALL),
                 ..limits
             },
-            roots: Roots::new(Root::open(&dir.join("downloads")).unwrap(), dir.join("downloads"), BTreeMap::new()),
+            roots: Roots::new(Root::open(&dir.join("downloads")).unwrap(), BTreeMap::new()),
             content: Arc::new(ContentStore::open(&dir.join("data/content"), None).unwrap()),
             aside: dir.join("data/partials"),
             durability: Durability::None,

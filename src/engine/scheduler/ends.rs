@@ -56,6 +56,9 @@ impl Scheduler {
         self.hub.stopped(id.job, id.index);
         let chance = self.rng.random::<f64>();
         let event = meaning(&running, &run.job.spec.defaults, &ended, run.job.stop.as_ref(), now, chance);
+        if matches!(event, TaskEvent::Succeeded(_)) {
+            self.cuts.succeeded();
+        }
         if matches!(event, TaskEvent::Failed(..) | TaskEvent::BackedOff(..)) {
             let url = Url::parse(&ended.report.url).ok().and_then(|url| Host::of(&url));
             if let Some(host) = url.or_else(|| self.queue.host_of(id.job, running.lane).cloned()) {

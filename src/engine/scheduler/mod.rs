@@ -11,6 +11,7 @@ mod commits;
 mod counting;
 mod credentials;
 mod crowded;
+mod cuts;
 mod dispatch;
 mod ends;
 mod explain;
@@ -60,6 +61,7 @@ use crate::engine::queue::{Queue, Standing};
 use crate::engine::runner::{Checks, Runner};
 use crate::engine::running::Attempts;
 use crate::engine::scheduler::crowded::Crowded;
+use crate::engine::scheduler::cuts::Cuts;
 use crate::engine::scheduler::holds::Holds;
 use crate::engine::scheduler::in_flight::{InFlight, answer_of, lost};
 use crate::engine::scheduler::incoming_page::IncomingPages;
@@ -115,6 +117,8 @@ pub(crate) struct Scheduler {
     named_retries: Vec<(JobId, usize)>,
     /// Retries of named tasks for which that commit has no room.
     crowded: Crowded,
+    /// Tasks whose attempts the end of the last process cut.
+    cuts: Cuts,
     /// Jobs that are to be read again, because memory and store contradict each other about them.
     reloading: Vec<JobId>,
     /// Deleted jobs whose rows are being removed.
@@ -224,6 +228,7 @@ impl Scheduler {
             pieces: Pieces::default(),
             named_retries: Vec::new(),
             crowded: Crowded::new(bounds.crowded_bytes),
+            cuts: Cuts::default(),
             reloading: Vec::new(),
             purging: HashSet::new(),
             timers: Timers::default(),

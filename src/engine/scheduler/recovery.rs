@@ -61,6 +61,7 @@ impl Scheduler {
                     task.row.task.crashes = 0;
                 }
                 tracing::info!(task = %id, since_micros = attempt_start.0, "the end of the last process cut an attempt");
+                self.cuts.found(id, now);
                 self.recover_attempt(id, task, TaskEvent::Crashed, now);
                 done.insert(id.job);
             }

@@ -17,10 +17,10 @@ use crate::model::method;
 /// Methods that go with a credential which names none.
 const METHODS_DEFAULT: [&str; 2] = ["GET", "HEAD"];
 /// Parts of a path that origins read in more than one way, in lower case. No prefix of a path has one.
-const SEPARATORS: [&str; 6] = ["//", "\\", ";", "%2f", "%5c", "%2e"];
+const SEPARATORS: [&str; 7] = ["//", "\\", ";", "%2f", "%5c", "%2e", "%3b"];
 /// More of them, that no URL may have: what is encoded twice, control characters (the first of which ends a text in C), and bytes
 /// that some read as separators since they are no UTF-8.
-const DISGUISED: [&str; 9] = ["%25", "%0", "%1", "%7f", "%c0", "%c1", "%e0%8", "%e0%9", "%f0%8"];
+const DISGUISED: [&str; 11] = ["%25", "%0", "%1", "%7f", "%c0", "%c1", "%e0%8", "%e0%9", "%f0%8", "%f8%8", "%fc%8"];
 /// Labels that the suffix behind `*.` has at least: `*.com` would be everybody's.
 const SUFFIX_LABELS_MIN: usize = 2;
 

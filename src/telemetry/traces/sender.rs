@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::ClientTlsConfig;
 use url::Url;
 
+use crate::model::secret::redacted_text;
 use crate::model::text;
 use crate::telemetry::metrics::Metrics;
 
@@ -53,7 +54,7 @@ pub(super) fn exporter() -> Result<Option<SpanExporter>, TracesError> {
     let Some(endpoint) = endpoint.filter(|_| !is_off) else { return Ok(None) };
     let is_url = Url::parse(&endpoint).is_ok_and(|url| url.has_host() && matches!(url.scheme(), "http" | "https"));
     if !is_url {
-        return Err(TracesError::Endpoint(text::shown(&endpoint)));
+        return Err(TracesError::Endpoint(text::shown(&redacted_text(&endpoint))));
     }
     for name in ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"] {
         if let Some(protocol) = variable(name).filter(|protocol| protocol != "grpc") {

@@ -1,0 +1,75 @@
+//! Which attempts the end of the last process cut, so that a task that brings the server down is told from those that only ran
+//! beside it.
+//!
+//! What is held against a task is a number of crashes in a row. It is held no more where the server has ended without running
+//! the task since, or has done other work for a while before the task ran again.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use crate::model::ids::TaskId;
+use crate::model::time::Timestamp;
+
+/// How long other work goes well before crashes are forgotten. A task that was cut is the first of its job to run again, so one
+/// that brings the server down has run by then, unless something keeps it from running.
+const CLEAN_RUN: Duration = Duration::from_secs(5);
+
+/// The tasks whose attempts the end of the last process cut, and which have not run since.
+#[derive(Debug, Default)]
+pub(super) struct Cuts {
+    tasks: HashSet<TaskId>,
+    /// When this process found the first of them.
+    found_time: Option<Timestamp>,
+    has_succeeded: bool,
+}
+
+impl Cuts {
+    /// Notes a task whose attempt was cut.
+    pub(super) fn found(&mut self, task: TaskId, now: Timestamp) {
+        self.found_time.get_or_insert(now);
+        self.tasks.insert(task);
+    }
+
+    /// Notes that an attempt has succeeded.
+    pub(super) fn succeeded(&mut self) {
+        self.has_succeeded = true;
+    }
+
+    /// Returns how many crashes are held against a task that runs now, of those that the store has.
+    pub(super) fn held_against(&mut self, task: TaskId, crashes: u32, now: Timestamp) -> u32 {
+        let is_clean = self.has_succeeded && self.found_time.is_some_and(|found| found.plus(CLEAN_RUN) <= now);
+        if self.tasks.remove(&task) && !is_clean { crashes } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const START: Timestamp = Timestamp(1_000_000);
+
+    fn task(index: u32) -> TaskId {
+        TaskId { job: crate::model::ids::JobId(Uuid::nil()), index }
+    }
+
+    #[test]
+    fn crashes_are_held_against_who_runs_again_at_once() {
+        let mut cuts = Cuts::default();
+        cuts.found(task(1), START);
+        cuts.found(task(2), START);
+        cuts.succeeded();
+        assert_eq!(cuts.held_against(task(1), 2, START), 2);
+        assert_eq!(cuts.held_against(task(1), 2, START), 0, "it ran since");
+        assert_eq!(cuts.held_against(task(3), 2, START), 0, "the last end of the server has not cut it");
+        assert_eq!(cuts.held_against(task(2), 1, START.plus(CLEAN_RUN)), 0, "others ran well");
+    }
+
+    #[test]
+    fn time_alone_forgives_nothing() {
+        let mut cuts = Cuts::default();
+        cuts.found(task(1), START);
+        assert_eq!(cuts.held_against(task(1), 2, START.plus(CLEAN_RUN * 100)), 2);
+    }
+}
