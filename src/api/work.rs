@@ -10,7 +10,7 @@ use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::host::{Host, is_named};
 use crate::model::method;
 use crate::model::path;
-use crate::model::secret::is_redacted;
+use crate::model::secret::{is_redacted, redacted_text};
 use crate::model::spec::{DownloadSpec, FetchSpec, OnConflict, PageStyle, Pagination, Work};
 use crate::pb;
 
@@ -74,9 +74,9 @@ fn url(text: &str, path: &dyn Display, v: &mut Violations) -> Option<Host> {
             Some(why) => v.add(path, why),
             None => return Host::of(&url),
         },
-        // Without a colon there is no secret in it before its query, so that much may be repeated.
+        // What stands before its query may be repeated, without what is secret by its name.
         Err(url::ParseError::RelativeUrlWithoutBase) if !text.contains([':', '@']) => {
-            let plain = shown(text.split(['?', '#']).next().unwrap_or_default());
+            let plain = shown(&redacted_text(text.split(['?', '#']).next().unwrap_or_default()));
             let meant = plain.trim_start_matches('/');
             let hint = match Url::parse(&format!("https://{meant}")) {
                 Ok(_) => format!("; did you mean `https://{meant}`?"),

@@ -50,31 +50,32 @@ impl fmt::Display for Secret {
     }
 }
 
-/// Names of parameters of a query or a fragment whose values are secret, in lower case; names that end in `_token` are too.
-const SECRET_PARAMETERS: [&str; 15] = [
-    "api_key",
-    "client_secret",
+/// Names of parameters of a query or a fragment whose values are secret, as [`joined`] writes them. Names that end in `token` or
+/// `signature` are too.
+const SECRET_PARAMETERS: [&str; 13] = [
+    "accesskey",
+    "apikey",
+    "clientsecret",
     "code",
     "jwt",
     "key",
+    "passwd",
     "password",
+    "privatekey",
     "secret",
     "sig",
-    "signature",
-    "token",
-    "x-amz-credential",
-    "x-amz-security-token",
-    "x-amz-signature",
-    "x-goog-credential",
-    "x-goog-signature",
+    "xamzcredential",
+    "xgoogcredential",
 ];
+/// How such names end.
+const SECRET_ENDS: [&str; 2] = ["token", "signature"];
 
 /// Further names, which the operator adds when the process begins.
 static FURTHER_PARAMETERS: OnceLock<Vec<String>> = OnceLock::new();
 
 /// Takes the values of these parameters for secret, too. Only the first call in a process counts.
 pub fn redact_parameters(names: &[String]) {
-    let _ = FURTHER_PARAMETERS.set(names.iter().map(|name| name.to_ascii_lowercase()).collect());
+    let _ = FURTHER_PARAMETERS.set(names.iter().map(|name| joined(name)).collect());
 }
 
 /// Returns a URL as people may see it: its user part, and values of its query and its fragment whose name says that they are
@@ -107,10 +108,17 @@ fn without_user(url: &Url) -> Url {
     seen
 }
 
+/// Returns a name of a parameter in the one form in which all its spellings are compared: `api_key`, `api-key` and `apiKey` are
+/// one name.
+fn joined(name: &str) -> String {
+    let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+    name.chars().filter(|letter| !matches!(letter, '_' | '-')).map(|letter| letter.to_ascii_lowercase()).collect()
+}
+
 fn is_secret_name(name: &str) -> bool {
-    let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().to_ascii_lowercase();
+    let name = joined(name);
     SECRET_PARAMETERS.contains(&name.as_str())
-        || name.ends_with("_token")
+        || SECRET_ENDS.iter().any(|end| name.ends_with(end))
         || FURTHER_PARAMETERS.get().is_some_and(|further| further.contains(&name))
 }
 
@@ -169,13 +177,20 @@ pub fn redacted_text(text: &str) -> String {
         // What reads URLs leaves tabs and ends of lines out, wherever they stand.
         _ => {
             let text: String = text.chars().filter(|letter| !matches!(letter, '\t' | '\n' | '\r')).collect();
-            let parts = text.split('#').map(|part| match part.split_once('?') {
-                Some((place, query)) => format!("{}?{}", redacted_pairs(place), redacted_pairs(query)),
-                None => redacted_pairs(part),
-            });
-            parts.collect::<Vec<_>>().join("#")
+            text.split_inclusive(['#', '&']).map(redacted_after_names).collect()
         }
     }
+}
+
+/// Returns a piece of text up to its `#` or `&` without what stands behind the first secret name in it, whatever is before that.
+fn redacted_after_names(piece: &str) -> String {
+    let is_of_name = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | '-' | '%' | '.');
+    let (text, end) = piece.split_at(piece.trim_end_matches(['#', '&']).len());
+    let secret = text.match_indices('=').find(|(at, _)| {
+        let name = text[..*at].rsplit(|letter| !is_of_name(letter)).next();
+        name.is_some_and(is_secret_name)
+    });
+    secret.map_or_else(|| piece.to_owned(), |(at, _)| format!("{}{REDACTED}{end}", &text[..=at]))
 }
 
 /// As [`redacted`], for text with URLs in it, relative ones among them, as some headers have.
@@ -241,6 +256,10 @@ mod tests {
             ("http://a/x?page=2&token=t&q=a%20b", "http://a/x?page=2&token=REDACTED&q=a%20b"),
             ("http://a/x?X-Amz-Signature=abc&X-Amz-Date=1", "http://a/x?X-Amz-Signature=REDACTED&X-Amz-Date=1"),
             ("http://a/x?access_token=a&%6bey=b#f", "http://a/x?access_token=REDACTED&%6bey=REDACTED#f"),
+            (
+                "http://a/x?access-token=a&apiKey=b&oauth_signature=c",
+                "http://a/x?access-token=REDACTED&apiKey=REDACTED&oauth_signature=REDACTED",
+            ),
             ("http://a/x?tokens=1&key&a=b%3Dc&&", "http://a/x?tokens=1&key&a=b%3Dc&&"),
             ("http://a/x#access_token=a&b=%20c", "http://a/x#access_token=REDACTED&b=%20c"),
             ("http://a/x?key=a#/b?token=c", "http://a/x?key=REDACTED#/b?token=REDACTED"),
@@ -275,6 +294,10 @@ mod tests {
             ("http://h:99999/?to\tken=a", "http://h:99999/?token=REDACTED"),
             ("//h/x?sig=a", "//h/x?sig=REDACTED"),
             ("token=a", "token=REDACTED"),
+            ("foo:token=a", "foo:token=REDACTED"),
+            ("http://h/ token=a&b=c", "http://h/%20token=a&b=c"),
+            ("http://h x/ api-key=a&b=c#d", "http://h x/ api-key=REDACTED&b=c#d"),
+            ("a=b&apiKey=c", "a=b&apiKey=REDACTED"),
             ("h/x?y&token=a@", "REDACTED"),
             ("notaurl", "notaurl"),
         ] {
