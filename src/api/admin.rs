@@ -97,13 +97,18 @@ impl Admin {
         (!sees_all).then_some(own)
     }
 
-    async fn access(&self) -> Result<pb::AccessInfo, Status> {
+    async fn access(&self, caller: &Caller) -> Result<pb::AccessInfo, Status> {
         let auth = match self.facts.policy.mode {
             AuthMode::Off => "none",
             _ if self.facts.policy.is_required(&self.engine.books().borrow()) => "required",
             _ => "auto",
         };
-        let tls = self.facts.tls.as_ref().map(|tls| tls.state()).unwrap_or_default();
+        let mut tls = self.facts.tls.as_ref().map(|tls| tls.state()).unwrap_or_default();
+        // Which files there are is for those who run the server.
+        if !tls.reload_error.is_empty() && !caller.may(Role::Monitor) {
+            tls.reload_error =
+                "the certificates could not be read again; operators and monitors are told why".to_owned();
+        }
         let sealing = self.store.sealing().await.map_err(EngineError::from)?;
         Ok(pb::AccessInfo {
             auth: auth.to_owned(),
@@ -136,7 +141,7 @@ impl pb::admin_service_server::AdminService for Admin {
             store_backend: self.store.backend().to_owned(),
             limits: Some(to_proto::limits(&self.engine.limits())),
             counts: Some(to_proto::counts(&sum)),
-            access: Some(self.access().await?),
+            access: Some(self.access(&caller).await?),
             disk_free_bytes: sizes.disk_free,
             download_free_bytes: sizes.download_free,
             store_bytes: sizes.store,

@@ -312,6 +312,7 @@ impl From<EngineError> for Status {
             }
             EngineError::Suspended(tenant) => precondition("TENANT_SUSPENDED", &format!("tenants/{tenant}"), message),
             EngineError::StoreFull(_) => unavailable("STORE_FULL", message),
+            EngineError::StoreBusy(_) => unavailable("STORE_BUSY", message),
             EngineError::Overloaded | EngineError::TooManyJobs => exhausted("OVERLOADED", "memory", &message),
             EngineError::Contradiction(_) => internal(&message),
             EngineError::Store(_) => {
@@ -464,6 +465,7 @@ mod tests {
             (engine(EngineError::SecretsExpired(job)), Code::FailedPrecondition, "SECRETS_EXPIRED", "precondition"),
             (engine(EngineError::Draining), Code::Unavailable, "SERVER_DRAINING", "retry"),
             (engine(EngineError::StoreFull(text())), Code::Unavailable, "STORE_FULL", "retry"),
+            (engine(EngineError::StoreBusy(text())), Code::Unavailable, "STORE_BUSY", "retry"),
             (engine(EngineError::Overloaded), Code::ResourceExhausted, "OVERLOADED", "quota, retry"),
             (engine(EngineError::TooManyJobs), Code::ResourceExhausted, "OVERLOADED", "quota, retry"),
             (engine(EngineError::Contradiction(job)), Code::Internal, "INTERNAL", ""),

@@ -74,6 +74,9 @@ pub enum EngineError {
     /// Nothing can be stored at present.
     #[error("nothing can be stored: {0}; try again when that has been corrected")]
     StoreFull(String),
+    /// Somebody else has locked the store.
+    #[error("nothing can be stored at present: {0}; try again, and see who has locked the database if it stays so")]
+    StoreBusy(String),
     /// Memory and store contradict each other about the job; nothing was changed.
     #[error(
         "job `{0}` was found to contradict the store, so this was not done; the server's log has the cause. Try again"
@@ -496,6 +499,7 @@ impl Command {
 fn not_now(store: Condition, needs_room: bool, ends_work: bool) -> Option<EngineError> {
     match store {
         Condition::Blocked(why) if needs_room => Some(EngineError::StoreFull(why)),
+        Condition::Busy(why) if needs_room => Some(EngineError::StoreBusy(why)),
         Condition::Short(why) if needs_room && !ends_work => Some(EngineError::StoreFull(why)),
         _ => None,
     }

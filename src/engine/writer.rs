@@ -48,8 +48,10 @@ pub enum Condition {
     Writable,
     /// Room is short, as this says: work ends and is removed, and nothing is added.
     Short(String),
-    /// Nothing can be committed, for this reason. It is tried again until it works.
+    /// Nothing can be committed for want of room, as this says. It is tried again until it works.
     Blocked(String),
+    /// Nothing can be committed, since somebody else has locked the store. It is tried again until it works.
+    Busy(String),
 }
 
 /// The running writer.
@@ -280,28 +282,29 @@ impl Work {
                 self.metrics.committed(figures::changes(&batch), begun.elapsed());
                 committed.left_out = left_out.take();
             }
-            let why = match committed {
+            match committed {
                 Err(StoreError::Full(why)) if left_out.is_none() && batch.leave_out_tasks() => {
                     left_out = Some(why);
                     continue;
                 }
                 Err(StoreError::Retry(why)) if tries < BUSY_TRIES => {
                     tracing::debug!("the store is tried again: {why}");
-                    String::new()
                 }
-                Err(StoreError::Full(why) | StoreError::Retry(why)) => why,
+                Err(StoreError::Full(why)) => {
+                    self.set(Condition::Blocked(why));
+                }
+                Err(StoreError::Retry(why)) => {
+                    self.set(Condition::Busy(why));
+                }
                 done => {
                     self.note_room();
                     let _ = result.send(done);
                     self.between_commits().await;
                     return;
                 }
-            };
+            }
             // Nobody waits here for the store to have rested.
             self.note_rest(false);
-            if !why.is_empty() {
-                self.set(Condition::Blocked(why));
-            }
             tries += 1;
             tokio::select! {
                 biased;
@@ -330,7 +333,9 @@ impl Work {
         self.condition.send_if_modified(|now| {
             let changes = std::mem::discriminant(now) != std::mem::discriminant(&condition);
             match &condition {
-                Condition::Blocked(why) if changes => tracing::error!("nothing can be committed until it works: {why}"),
+                Condition::Blocked(why) | Condition::Busy(why) if changes => {
+                    tracing::error!("nothing can be committed until it works: {why}")
+                }
                 Condition::Short(why) if changes => tracing::error!("nothing is added any more: {why}"),
                 Condition::Writable if changes => tracing::info!("changes are committed again"),
                 _ => {}

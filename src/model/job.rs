@@ -445,8 +445,10 @@ impl Job {
             (_, true) => JobState::Succeeded,
             (_, false) => JobState::Failed,
         };
-        if self.state == JobState::Succeeded {
-            self.failure = None;
+        match self.state {
+            JobState::Succeeded => self.failure = None,
+            JobState::Failed if self.failure.is_none() => self.failure = Some(Box::new(nothing_left())),
+            _ => {}
         }
         self.open = false;
         self.end_time = Some(now);
@@ -462,6 +464,12 @@ impl Job {
         self.settled_successes = kept.successes;
         self.stop = None;
     }
+}
+
+/// Why a job failed of which no task did: one success was asked for, and all tasks were cancelled before.
+fn nothing_left() -> TaskError {
+    let message = "no task has succeeded, and none is left that could: the tasks were cancelled";
+    Failure::fatal(FailureReason::Cancelled, message).into_error(0)
 }
 
 #[cfg(test)]

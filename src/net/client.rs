@@ -243,7 +243,7 @@ impl HttpClient {
             let of_proxy = self.egress.as_ref().map_or(&self.guard, |(_, guard)| guard);
             through::connect(proxy, (&self.guard, of_proxy), identity, target).await?
         } else {
-            let dialled = connect::dial(&self.guard, &target.host, target.port).await?;
+            let dialled = connect::dial(&self.guard, &target.host, target.port, identity.tenant()).await?;
             (Link::Tcp(dialled.stream), dialled.remote)
         };
         let wire = if target.https {

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use url::Host;
 
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::tenant::TenantNo;
 use crate::net::guard::{Guard, Refusal};
 use crate::net::reach::Reach;
 use crate::net::{classify, reach, resolve};
@@ -32,9 +33,9 @@ pub(super) struct Dialled {
     pub(super) remote: SocketAddr,
 }
 
-/// Connects to the first address of `host` that answers.
-pub(super) async fn dial(guard: &Guard, host: &Host<String>, port: u16) -> Result<Dialled, Failure> {
-    let addresses = resolve(guard, host, port).await?;
+/// Connects to the first address of `host` that answers, for a tenant.
+pub(super) async fn dial(guard: &Guard, host: &Host<String>, port: u16, tenant: TenantNo) -> Result<Dialled, Failure> {
+    let addresses = resolve(guard, host, port, tenant).await?;
     match race(addresses, &reach::SYSTEM, TcpStream::connect).await {
         Ok((stream, remote)) => {
             // Small requests must not wait for the acknowledgement of the ones before. Where either option is not to be
@@ -49,7 +50,12 @@ pub(super) async fn dial(guard: &Guard, host: &Host<String>, port: u16) -> Resul
 }
 
 /// Returns the addresses of `host` that may be dialled, in the order in which to try them; at least one.
-pub(super) async fn resolve(guard: &Guard, host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+pub(super) async fn resolve(
+    guard: &Guard,
+    host: &Host<String>,
+    port: u16,
+    tenant: TenantNo,
+) -> Result<Vec<SocketAddr>, Failure> {
     judge_port(guard, host, port)?;
     let name = match host {
         Host::Ipv4(ip) => return literal(guard, IpAddr::V4(*ip), port),
@@ -57,7 +63,7 @@ pub(super) async fn resolve(guard: &Guard, host: &Host<String>, port: u16) -> Re
         Host::Domain(name) => name,
     };
     guard.judge_name(name).map_err(|refusal| forbidden(name, false, refusal))?;
-    let found = resolve::SYSTEM.resolve(name).await.map_err(|why| classify::dns(name, &why))?;
+    let found = resolve::SYSTEM.resolve(name, tenant).await.map_err(|why| classify::dns(name, &why))?;
     let mut refused = None;
     let mut allowed = Vec::new();
     for ip in found.iter() {
@@ -214,15 +220,15 @@ mod tests {
     async fn names_and_literals_are_judged_alike() {
         let guard = Guard::default();
         for host in ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]", "[::1]"] {
-            let failure = resolve(&guard, &Host::parse(host).unwrap(), 80).await.unwrap_err();
+            let failure = resolve(&guard, &Host::parse(host).unwrap(), 80, 1).await.unwrap_err();
             assert_eq!((failure.reason, failure.retryable), (FailureReason::ForbiddenAddress, false), "{host}");
         }
         let open = Guard { allow_private: true, ..Guard::default() };
-        assert!(resolve(&open, &Host::parse("localhost").unwrap(), 80).await.is_ok());
-        let inner = resolve(&guard, &Host::parse("localhost").unwrap(), 80).await.unwrap_err();
+        assert!(resolve(&open, &Host::parse("localhost").unwrap(), 80, 1).await.is_ok());
+        let inner = resolve(&guard, &Host::parse("localhost").unwrap(), 80, 1).await.unwrap_err();
         assert!(!inner.message.contains("127.0.0.1") && !inner.message.contains("loopback"), "{inner}");
         insta::assert_snapshot!(
-            resolve(&guard, &Host::parse("10.1.2.3").unwrap(), 80).await.unwrap_err(),
+            resolve(&guard, &Host::parse("10.1.2.3").unwrap(), 80, 1).await.unwrap_err(),
             @"will not connect to `10.1.2.3`: it is a private address; the operator may start the server with `--allow-private-networks` or allow this network"
         );
     }

@@ -202,7 +202,8 @@ fn kind_v4(ip: Ipv4Addr) -> Option<Refusal> {
         [0, 0, 0, 0] => Some(Refusal::Unspecified),
         [127, ..] => Some(Refusal::Loopback),
         [10, ..] | [172, 16..=31, ..] | [192, 168, ..] => Some(Refusal::Private),
-        [169, 254, ..] => Some(Refusal::LinkLocal),
+        // The second is what a machine of Azure reaches its own host by, as others do by the first. It is in no registry.
+        [169, 254, ..] | [168, 63, 129, 16] => Some(Refusal::LinkLocal),
         [100, 64..=127, ..] => Some(Refusal::CarrierNat),
         [198, 18 | 19, ..] => Some(Refusal::Benchmark),
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Some(Refusal::Documentation),
@@ -296,6 +297,8 @@ mod tests {
             "127.0.0.1",
             "127.255.0.9",
             "169.254.169.254",
+            "168.63.129.15",
+            "168.63.129.16",
             "172.15.0.1",
             "172.31.255.255",
             "192.0.0.170",

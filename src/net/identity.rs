@@ -59,6 +59,10 @@ impl Identity {
         Identity { options, tenant, proxy: None, tls, tls_http1, tls_proxy }
     }
 
+    pub(super) fn tenant(&self) -> TenantNo {
+        self.tenant
+    }
+
     pub(super) fn proxy(&self) -> Option<&Proxy> {
         self.proxy.as_ref()
     }

@@ -18,6 +18,7 @@ pub mod decode;
 pub mod disposition;
 mod environment;
 mod exchange;
+mod fair;
 mod framing;
 pub mod guard;
 mod http1;

@@ -3,8 +3,9 @@
 //! By the system's own resolver (`getaddrinfo`), so that `/etc/hosts`, search domains, `nsswitch.conf` and the order of
 //! addresses are what they are for every other program of the machine; a resolver of our own would know neither names
 //! of the local network nor those of a directory service. It blocks, so it runs on threads of its own: a name server
-//! that does not answer holds up names and not the disk. Several requests for a name share one look-up, and for a short
-//! while its answer.
+//! that does not answer holds up names and not the disk. Several requests of a tenant for a name share one look-up, and all
+//! requests for a short while its answer. The threads are shared out between tenants, so that one whose names are never
+//! answered holds up itself alone.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -17,12 +18,13 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
-use tokio_util::task::AbortOnDropHandle;
 
+use crate::model::tenant::TenantNo;
+use crate::net::fair::Places;
 use crate::net::{classify, lock};
 
-/// Look-ups at once. One that nobody waits for any more cannot be interrupted, so names whose servers are silent must not be
-/// able to take all threads soon: each holds one for half a minute. A thread that waits costs its stack.
+/// Look-ups at once, of which one tenant has half. One that nobody waits for any more cannot be interrupted, so names whose servers
+/// are silent must not be able to take all threads soon: each holds one for half a minute. A thread that waits costs its stack.
 const THREADS_MAX: usize = 256;
 /// How long an answer is used. The system's resolver does not say how long it holds; name servers say a minute or more,
 /// mostly, and those who move a service by its name wait for that.
@@ -46,43 +48,55 @@ fn ask_system(name: &str) -> io::Result<Vec<IpAddr>> {
 pub(super) struct Resolver {
     /// `None`: the system cannot start another thread.
     threads: Option<Runtime>,
+    places: Arc<Places>,
     ask: fn(&str) -> io::Result<Vec<IpAddr>>,
-    names: Arc<Names>,
+    names: Arc<Mutex<Names>>,
 }
 
-type Names = Mutex<HashMap<Box<str>, Entry>>;
-
-enum Entry {
-    /// Asked for. Once a thread has begun it, it stays until its end, so that a name whose servers are silent holds one
-    /// thread however often it is asked for.
-    Asked(LookUp, Arc<AtomicBool>),
-    Known(Arc<[IpAddr]>, Instant),
+/// What is known of names, and asked for.
+#[derive(Default)]
+struct Names {
+    known: HashMap<Box<str>, (Arc<[IpAddr]>, Instant)>,
+    /// Look-ups of each tenant. Once a thread has begun one, it stays until its end, so that a name whose servers are silent
+    /// holds one thread however often it is asked for.
+    asked: HashMap<(TenantNo, Box<str>), Asked>,
 }
 
-impl Entry {
-    /// Whether it is of no more use: known for too long.
-    fn is_over(&self) -> bool {
-        matches!(self, Entry::Known(_, since) if since.elapsed() >= KEPT)
+struct Asked {
+    look_up: LookUp,
+    has_begun: Arc<AtomicBool>,
+}
+
+impl Names {
+    fn learn(&mut self, name: &str, addresses: &Arc<[IpAddr]>) {
+        if self.known.len() >= NAMES_MAX {
+            self.known.retain(|_, (_, since)| since.elapsed() < KEPT);
+        }
+        if self.known.len() < NAMES_MAX {
+            self.known.insert(name.into(), (Arc::clone(addresses), Instant::now()));
+        }
     }
 }
 
 /// Somebody who waits for a look-up. The last one takes it along, if no thread has begun it.
 struct Waiter<'a> {
-    names: &'a Names,
-    name: &'a str,
+    names: &'a Mutex<Names>,
+    key: (TenantNo, Box<str>),
     look_up: LookUp,
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut names = lock(self.names);
-        if let Some(Entry::Asked(look_up, has_begun)) = names.get(self.name)
-            && look_up.ptr_eq(&self.look_up)
-            && look_up.strong_count() == Some(2)
-            && !has_begun.load(Ordering::Relaxed)
-        {
-            names.remove(self.name);
-        }
+        let is_unused = names.asked.get(&self.key).is_some_and(|asked| {
+            asked.look_up.ptr_eq(&self.look_up)
+                && asked.look_up.strong_count() == Some(2)
+                && !asked.has_begun.load(Ordering::Relaxed)
+        });
+        // Freed outside the lock: its place may go to another one.
+        let unused = is_unused.then(|| names.asked.remove(&self.key));
+        drop(names);
+        drop(unused);
     }
 }
 
@@ -94,65 +108,66 @@ impl Resolver {
             .thread_name("haul-names")
             .build()
             .ok();
-        Resolver { threads, ask, names: Arc::default() }
+        Resolver { threads, places: Places::new(THREADS_MAX), ask, names: Arc::default() }
     }
 
     /// Returns the addresses of a name in the order of the system, each once; at least one. Dropping the future gives
     /// the look-up up, unless others wait for it or a thread is at it.
-    pub(super) async fn resolve(&self, name: &str) -> Result<Arc<[IpAddr]>, Arc<str>> {
-        let waiter = match self.known(name) {
+    pub(super) async fn resolve(&self, name: &str, tenant: TenantNo) -> Result<Arc<[IpAddr]>, Arc<str>> {
+        let key = (tenant, Box::from(name));
+        let waiter = match self.known(&key) {
             Ok(addresses) => return Ok(addresses),
-            Err(look_up) => Waiter { names: &self.names, name, look_up },
+            Err(look_up) => Waiter { names: &self.names, key, look_up },
         };
         waiter.look_up.clone().await
     }
 
     /// Returns what is known of a name, else the look-up that is under way or begins now.
-    fn known(&self, name: &str) -> Result<Arc<[IpAddr]>, LookUp> {
+    fn known(&self, key: &(TenantNo, Box<str>)) -> Result<Arc<[IpAddr]>, LookUp> {
         let mut names = lock(&self.names);
-        match names.get(name) {
-            Some(Entry::Known(addresses, since)) if since.elapsed() < KEPT => return Ok(Arc::clone(addresses)),
-            Some(Entry::Asked(look_up, _)) => return Err(look_up.clone()),
-            _ => {}
+        if let Some((addresses, since)) = names.known.get(&key.1)
+            && since.elapsed() < KEPT
+        {
+            return Ok(Arc::clone(addresses));
         }
-        if names.len() >= NAMES_MAX {
-            names.retain(|_, entry| !entry.is_over());
+        if let Some(asked) = names.asked.get(key) {
+            return Err(asked.look_up.clone());
         }
         let has_begun = Arc::new(AtomicBool::new(false));
-        let look_up = self.look_up(name, Arc::clone(&has_begun));
-        if names.len() < NAMES_MAX {
-            names.insert(name.into(), Entry::Asked(look_up.clone(), has_begun));
+        let look_up = self.look_up(key.clone(), Arc::clone(&has_begun));
+        if names.asked.len() < NAMES_MAX {
+            names.asked.insert(key.clone(), Asked { look_up: look_up.clone(), has_begun });
         }
         Err(look_up)
     }
 
-    fn look_up(&self, name: &str, has_begun: Arc<AtomicBool>) -> LookUp {
-        let (ask, owned, names) = (self.ask, name.to_owned(), Arc::clone(&self.names));
-        let Some(threads) = &self.threads else {
+    fn look_up(&self, key: (TenantNo, Box<str>), has_begun: Arc<AtomicBool>) -> LookUp {
+        let (ask, names, places) = (self.ask, Arc::clone(&self.names), Arc::clone(&self.places));
+        let Some(threads) = self.threads.as_ref().map(|threads| threads.handle().clone()) else {
             return std::future::ready(Err(Arc::from("the system cannot start another thread"))).boxed().shared();
         };
-        let thread = AbortOnDropHandle::new(threads.handle().spawn_blocking(move || {
+        let look_up = async move {
+            let place = places.take(key.0).await;
             has_begun.store(true, Ordering::Relaxed);
-            let answer = judge(ask(&owned));
-            let mut names = lock(&names);
-            match &answer {
-                Ok(addresses) if names.len() < NAMES_MAX || names.contains_key(owned.as_str()) => {
-                    names.insert(owned.into(), Entry::Known(Arc::clone(addresses), Instant::now()));
-                }
+            let (known, asked) = (Arc::clone(&names), key.clone());
+            let thread = threads.spawn_blocking(move || {
+                // As long as the system takes, also where nobody waits for it any more.
+                let _place = place;
+                let answer = judge(ask(&asked.1));
+                let mut names = lock(&known);
                 // A name that failed is asked for again by whoever comes next.
-                _ => drop(names.remove(owned.as_str())),
-            }
-            answer
-        }));
-        let (names, name) = (Arc::clone(&self.names), name.to_owned());
-        let answer = async move {
+                if let Ok(addresses) = &answer {
+                    names.learn(&asked.1, addresses);
+                }
+                drop(names.asked.remove(&asked));
+                answer
+            });
             thread.await.unwrap_or_else(|_| {
-                // Its thread has not come to that.
-                lock(&names).remove(name.as_str());
+                drop(lock(&names).asked.remove(&key));
                 Err(Arc::from("the look-up was given up"))
             })
         };
-        answer.boxed().shared()
+        look_up.boxed().shared()
     }
 }
 
@@ -192,11 +207,11 @@ mod tests {
             std::thread::sleep(Duration::from_millis(20));
             Ok(vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into(), [10, 0, 0, 1].into()])
         });
-        let answers = join_all((0..50).map(|_| resolver.resolve("a.example"))).await;
+        let answers = join_all((0..50).map(|_| resolver.resolve("a.example", 1))).await;
         assert!(answers.iter().all(|answer| answer.as_ref().unwrap().len() == 2), "each address once");
-        resolver.resolve("a.example").await.unwrap();
+        resolver.resolve("a.example", 1).await.unwrap();
         assert_eq!(ASKED.load(Ordering::SeqCst), 1);
-        resolver.resolve("b.example").await.unwrap();
+        resolver.resolve("b.example", 1).await.unwrap();
         assert_eq!(ASKED.load(Ordering::SeqCst), 2);
     }
 
@@ -208,9 +223,9 @@ mod tests {
             1 => Ok(Vec::new()),
             _ => Ok(vec![[10, 0, 0, 1].into()]),
         });
-        assert_eq!(resolver.resolve("a").await, Err("no such host".into()));
-        assert_eq!(resolver.resolve("a").await, Err("the name has no address".into()));
-        assert!(resolver.resolve("a").await.is_ok());
+        assert_eq!(resolver.resolve("a", 1).await, Err("no such host".into()));
+        assert_eq!(resolver.resolve("a", 1).await, Err("the name has no address".into()));
+        assert!(resolver.resolve("a", 1).await.is_ok());
     }
 
     #[tokio::test]
@@ -225,12 +240,31 @@ mod tests {
         });
         let wait = Duration::from_millis(10);
         for _ in 0..3 {
-            assert!(tokio::time::timeout(wait, resolver.resolve("stuck")).await.is_err(), "ends with whoever waits");
+            assert!(tokio::time::timeout(wait, resolver.resolve("stuck", 1)).await.is_err(), "ends with whoever waits");
         }
         let asked = STUCK.load(Ordering::SeqCst);
         assert!(asked <= 1, "one thread, however often it is asked for: {asked}");
-        resolver.resolve("other").await.unwrap();
+        resolver.resolve("other", 1).await.unwrap();
         // The threads for the disk are others.
         tokio::task::spawn_blocking(|| ()).await.unwrap();
+    }
+
+    /// A tenant gives up many look-ups of names whose servers are silent, each in a thread until its end.
+    #[tokio::test]
+    async fn a_tenant_whose_names_are_silent_holds_up_itself_alone() {
+        let resolver = Resolver::new(|name| {
+            if name.ends_with(".silent") {
+                std::thread::sleep(Duration::from_secs(3));
+            }
+            Ok(vec![[10, 0, 0, 1].into()])
+        });
+        let names: Vec<_> = (0..1000).map(|number| format!("{number}.silent")).collect();
+        let given_up = join_all(names.iter().map(|name| resolver.resolve(name, 1)));
+        assert!(tokio::time::timeout(Duration::from_millis(50), given_up).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(50), resolver.resolve("own", 1)).await.is_err());
+        let begun = std::time::Instant::now();
+        join_all((0..50).map(|_| resolver.resolve("good", 2))).await.into_iter().for_each(|it| drop(it.unwrap()));
+        assert!(begun.elapsed() < Duration::from_secs(3), "they wait for none of the others");
+        assert_eq!(lock(&resolver.names).asked.len(), 128, "those that a thread is at");
     }
 }

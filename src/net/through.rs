@@ -19,6 +19,7 @@ use tokio_socks::{Error as SocksError, TargetAddr};
 use url::Host;
 
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::tenant::TenantNo;
 use crate::net::guard::Guard;
 use crate::net::identity::Identity;
 use crate::net::proxy::{Kind, Proxy};
@@ -34,7 +35,7 @@ pub(super) async fn connect(
     target: &Target,
 ) -> Result<(Link, SocketAddr), Failure> {
     if proxy.kind == Kind::Socks5 {
-        return by_address(proxy, (guard, of_proxy), target).await;
+        return by_address(proxy, (guard, of_proxy), identity.tenant(), target).await;
     }
     connect::judge_unresolved(guard, &target.host, target.port)?;
     let (link, remote) = dial(proxy, of_proxy, identity).await?;
@@ -61,12 +62,13 @@ pub(super) async fn connect(
 async fn by_address(
     proxy: &Proxy,
     (guard, of_proxy): (&Guard, &Guard),
+    tenant: TenantNo,
     target: &Target,
 ) -> Result<(Link, SocketAddr), Failure> {
-    let addresses = connect::resolve(guard, &target.host, target.port).await?;
+    let addresses = connect::resolve(guard, &target.host, target.port, tenant).await?;
     in_turn(addresses, |address| async move {
-        let dialled =
-            connect::dial(of_proxy, &proxy.host, proxy.port).await.map_err(|failure| unreached(proxy, failure))?;
+        let dialled = connect::dial(of_proxy, &proxy.host, proxy.port, tenant).await;
+        let dialled = dialled.map_err(|failure| unreached(proxy, failure))?;
         let link = socks(proxy, Link::Tcp(dialled.stream), TargetAddr::Ip(address)).await;
         Ok(link.map(|link| (link, dialled.remote)))
     })
@@ -93,7 +95,8 @@ where
 }
 
 async fn dial(proxy: &Proxy, guard: &Guard, identity: &Identity) -> Result<(Link, SocketAddr), Failure> {
-    let dialled = connect::dial(guard, &proxy.host, proxy.port).await.map_err(|failure| unreached(proxy, failure))?;
+    let dialled = connect::dial(guard, &proxy.host, proxy.port, identity.tenant()).await;
+    let dialled = dialled.map_err(|failure| unreached(proxy, failure))?;
     let link = if proxy.kind == Kind::Https {
         let stream = tls::handshake(identity.tls_proxy()?, dialled.stream, &proxy.host).await;
         Link::Tls(Box::new(stream.map_err(|failure| unreached(proxy, failure))?))

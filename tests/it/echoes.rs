@@ -9,11 +9,15 @@ use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, until};
-use crate::support::spec::{fetch, fetch_as, group, job, once};
+use crate::support::spec::{download, fetch, fetch_as, group, job, once};
 
 const SECRET: &str = "SESAME-0123456789";
 
 async fn with_credential(origin: &Origin) -> Server {
+    with_secret(origin, SECRET).await
+}
+
+async fn with_secret(origin: &Origin, secret: &str) -> Server {
     let server = Server::with(&["--allow-private-networks", "--secret-retention", "1ms"]).await;
     let credential = pb::Credential {
         name: "api".into(),
@@ -21,7 +25,7 @@ async fn with_credential(origin: &Origin) -> Server {
         allow_http: true,
         ..Default::default()
     };
-    let value = Some(pb::CredentialValue { kind: Some(Kind::BearerToken(SECRET.into())) });
+    let value = Some(pb::CredentialValue { kind: Some(Kind::BearerToken(secret.into())) });
     let request = pb::PutCredentialRequest { credential: Some(credential), value, ..Default::default() };
     AccessServiceClient::new(server.channel.clone()).put_credential(request).await.unwrap();
     server
@@ -176,4 +180,37 @@ async fn nothing_is_sent_without_the_secrets_that_were_erased() {
     let refused = server.jobs().retry_job(retry(&of_job)).await;
     crate::it::access::refused(refused, tonic::Code::FailedPrecondition, "SECRETS_EXPIRED");
     assert_eq!(origin.all_requests().len(), asked, "nothing was sent");
+}
+
+/// What an origin sends does not hold the secret as it stands, and what haul makes of it does: a name that it decodes, a URL that it
+/// normalises.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_haul_makes_of_an_answer_is_searched_too() {
+    use base64::Engine as _;
+    const SLASHED: &str = "SESAME/0123456789";
+    let with = |task: pb::TaskSpec| {
+        let http = pb::HttpOptions { credential: "api".into(), ..Default::default() };
+        pb::TaskSpec { options: Some(pb::TaskOptions { http: Some(http), ..once() }), ..task }
+    };
+    let origin = Origin::start();
+    let word = base64::engine::general_purpose::STANDARD.encode(SECRET);
+    let named = format!("attachment; filename=\"=?utf-8?B?{word}?=\"");
+    origin.reply("/name", Reply::ok("fine").header("content-disposition", &named));
+    origin.reply("/leads", Reply::status(302).header("location", "/x/SESAME/./0123456789"));
+    origin.reply("/x/SESAME/0123456789", Reply::ok("fine"));
+    origin.reply("/list", Reply::json("[1]").header("link", "</x/SESAME\\0123456789>; rel=next"));
+    let leads = origin.url("/leads");
+    let tasks = vec![with(download(leads.clone())), with(fetch(leads)), listing(origin.url("/list"))];
+    for (secret, tasks) in [(SECRET, vec![with(download(origin.url("/name")))]), (SLASHED, tasks)] {
+        let server = with_secret(&origin, secret).await;
+        let count = tasks.len() as u32;
+        let id = server.submit(pb::JobSpec { group: Some(group(pb::GroupMode::Collect, 9)), ..job(tasks) }).await;
+        server.ended(&id).await;
+        for index in 0..count {
+            let task = server.task(&id, index).await;
+            let reason = task.error.as_ref().map(pb::TaskError::reason);
+            assert_eq!(reason, Some(FailureReason::SecretEchoed), "{index}: {task:?}");
+            assert!(!format!("{task:?}").contains(secret), "{task:?}");
+        }
+    }
 }

@@ -1,6 +1,10 @@
 //! Calls that are open while what they came by ends, and callers who make too many.
 
+use std::time::Duration;
+
 use haul::pb;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
@@ -141,4 +145,42 @@ async fn a_stream_ends_with_the_role_that_it_came_by() {
         assert_eq!(reason(&status), (Code::PermissionDenied, "MISSING_ROLE".to_owned()), "{stream}");
         assert_eq!(status.get_details_error_info().unwrap().metadata["role"], "read");
     }
+}
+
+/// One caller opens more connections than there are, a call on each; others find a place all the same, and keep it.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_calls_of_one_caller_keep_nobody_out() {
+    const CONNECTIONS: usize = 16;
+    let server = Server::with(&["--max-connections", &CONNECTIONS.to_string()]).await;
+    let operator = operator(&server);
+    let greedy = token(&server, &operator, &["greedy", "--grant", "read"]);
+    let other = token(&server, &operator, &["other", "--grant", "read"]);
+    let watch = async |token: &str| {
+        let mut stream = TcpStream::connect(&server.address).await.unwrap();
+        let head = format!(
+            "GET /v1/jobs:watch HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {token}\r\naccept: text/event-stream\r\n\r\n",
+            server.address
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut first = [0; 12];
+        let read = stream.read_exact(&mut first).await;
+        read.is_ok_and(|_| first == *b"HTTP/1.1 200").then_some(stream)
+    };
+    let mut held = Vec::new();
+    for _ in 0..2 * CONNECTIONS {
+        held.push(watch(&greedy).await.expect("there is a place, if not for long"));
+    }
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(watch(&other).await.expect("there is a place for others"));
+    }
+    for _ in 0..2 * CONNECTIONS {
+        held.push(watch(&greedy).await.expect("there is a place, if not for long"));
+    }
+    for stream in &mut others {
+        let mut rest = [0; 4096];
+        let ended = async { while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {} };
+        assert!(tokio::time::timeout(Duration::from_millis(200), ended).await.is_err(), "it stays");
+    }
+    drop(held);
 }

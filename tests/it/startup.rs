@@ -30,6 +30,27 @@ async fn a_file_that_is_no_database_is_refused_and_left_alone() {
     assert_eq!(std::fs::read(&file).unwrap(), junk);
 }
 
+/// While the directory was open to all, another user has put a database or a key there, whose tokens and secrets that user knows.
+#[test]
+fn files_of_another_user_in_the_data_directory_are_refused() {
+    // Only root gives files to others, as where the tests run for every change.
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for name in ["haul.db", "haul.key"] {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let file = data.join(name);
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::chown(&file, Some(65_534), None).unwrap();
+        let (code, said) = refusal(command(dir.path(), &[]));
+        assert_eq!(code, 1, "{name}");
+        assert!(said.contains(&format!("data/{name}` belongs to another user (uid 65534)")), "{said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_refused() {
     let server = Server::start().await;

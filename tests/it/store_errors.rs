@@ -60,10 +60,10 @@ async fn change(server: &Server, sql: &str) {
 async fn a_database_that_somebody_else_has_locked_is_said_to_be() {
     let server = Server::start().await;
     let other = hold(&server).await;
-    assert_unavailable(&refused(&server).await, "STORE_FULL", "database is locked");
+    assert_unavailable(&refused(&server).await, "STORE_BUSY", "database is locked");
     until(async || health(&server).await == ServingStatus::NotServing).await;
     let by_http = curl(&server, &["--json", r#"{"tasks": [{"fetch": {"url": "http://a.example/"}}]}"#], "/v1/jobs");
-    assert_eq!((by_http.code, by_http.fault().0.as_str()), (503, "STORE_FULL"), "{by_http:?}");
+    assert_eq!((by_http.code, by_http.fault().0.as_str()), (503, "STORE_BUSY"), "{by_http:?}");
     assert!(by_http.header("retry-after").is_some(), "{by_http:?}");
     other.close().await.unwrap();
     until(async || health(&server).await == ServingStatus::Serving).await;
@@ -101,4 +101,47 @@ async fn a_write_that_fails_is_said_to_and_ends_the_server() {
     change(&server, "ALTER TABLE elsewhere RENAME TO job_specs").await;
     server.launch().await;
     assert!(server.job(&kept).await.open);
+}
+
+/// What is written into a file that is in no directory any more is lost, however well each commit goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_removed_or_replaced_ends_the_server() {
+    for name in ["haul.db", "haul.db-wal"] {
+        let server = Server::start().await;
+        server.submit(job(vec![fetch("http://a.example/")])).await;
+        let (file, other) = (server.data().join(name), server.data().join("other"));
+        std::fs::copy(&file, &other).unwrap();
+        std::fs::rename(&other, &file).unwrap();
+        let request = pb::SubmitJobRequest { job: Some(job(vec![fetch("http://a.example/")])), ..Default::default() };
+        assert!(server.jobs().submit_job(request).await.is_err(), "{name}: it would be lost");
+        let (status, server) = tokio::task::spawn_blocking(move || {
+            let mut server = server;
+            (server.ended_itself(), server)
+        })
+        .await
+        .unwrap();
+        assert_eq!(status.code(), Some(1), "{}", server.log());
+        assert!(server.log().contains("was removed or replaced while it was in use"), "{}", server.log());
+    }
+}
+
+/// As a kill leaves it that comes before the database has its log: what the first start had begun is undone by the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_that_was_killed_is_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, scratch) = (dir.path().join("data"), dir.path().join("scratch.db"));
+    std::fs::create_dir(&data).unwrap();
+    let url = format!("sqlite://{}?mode=rwc", scratch.display());
+    let mut conn = SqliteConnection::connect(&url).await.unwrap();
+    // A cache of few pages is written to the file before the end.
+    let begun = "PRAGMA auto_vacuum = INCREMENTAL; VACUUM; PRAGMA cache_size = 5; BEGIN; CREATE TABLE t (a); \
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200) \
+                 INSERT INTO t SELECT randomblob(4000) FROM n;";
+    sqlx::raw_sql(begun).execute(&mut conn).await.unwrap();
+    for (from, to) in [("scratch.db", "haul.db"), ("scratch.db-journal", "haul.db-journal")] {
+        std::fs::copy(dir.path().join(from), data.join(to)).unwrap();
+    }
+    conn.close().await.unwrap();
+    let server = Server::over(dir, &["--allow-private-networks"]).await;
+    server.submit(job(vec![fetch("http://a.example/")])).await;
 }

@@ -353,7 +353,7 @@ impl Scheduler {
         if self.draining
             && self.is_cut
             && self.attempts.is_empty()
-            && let Condition::Blocked(why) = self.condition()
+            && let Condition::Blocked(why) | Condition::Busy(why) = self.condition()
         {
             // Nothing of it was acknowledged.
             tracing::warn!("the last changes were not stored: {why}; what had ended runs again after the restart");

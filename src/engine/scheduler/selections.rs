@@ -26,18 +26,27 @@ use crate::model::told;
 use crate::store::{Hasten, Hastened, StoredEvent, Sweep, Swept};
 use crate::telemetry::metrics::End;
 
+/// Returns why nothing that needs room is begun.
+fn refusal(condition: &Condition) -> Option<EngineError> {
+    match condition {
+        Condition::Writable => None,
+        Condition::Short(why) | Condition::Blocked(why) => Some(EngineError::StoreFull(why.clone())),
+        Condition::Busy(why) => Some(EngineError::StoreBusy(why.clone())),
+    }
+}
+
 impl Scheduler {
     /// Takes a command about some tasks of a job that memory has. One that comes while another is at work waits for it.
     pub(super) fn select(&mut self, job: JobId, admitted: Admitted<JobCommand>) {
         let condition = self.condition();
         let Some(run) = self.jobs.get_mut(job) else { return admitted.command.refuse(EngineError::NoJob(job)) };
         let is_stopped = run.job.stop.is_some();
-        if let Condition::Short(why) | Condition::Blocked(why) = &condition
+        if let Some(refusal) = refusal(&condition)
             && !is_stopped
             && (run.activity().is_some_and(|it| it.hastening.is_some()) || matches!(run.stage, Stage::Retrying(_)))
         {
             // What it would wait for goes on once there is room.
-            return admitted.command.refuse(EngineError::StoreFull(why.clone()));
+            return admitted.command.refuse(refusal);
         }
         if !is_stopped && (run.is_selecting() || !matches!(run.stage, Stage::Open)) {
             // It waits for attempts, too.

@@ -17,6 +17,10 @@ use crate::model::failure::{Failure, FailureReason};
 /// The least bytes of a secret: a shorter one would be found everywhere.
 pub const SECRET_BYTES_MIN: usize = 8;
 
+/// What parts of the value of a header end at, and the least bytes of one that is looked for by itself: shorter ones are words.
+const PART_ENDS: [char; 7] = [' ', '=', ':', ';', ',', '"', '\''];
+const PART_BYTES_MIN: usize = 12;
+
 /// A piece of less than this part of the reach is read byte by byte, since what came before it would be searched again for it.
 const SMALL_PART: usize = 8;
 
@@ -48,9 +52,10 @@ impl Echo {
                 vec![password.expose().to_owned(), STANDARD.encode(&pair), URL_SAFE.encode(&pair)]
             }
             Value::Header { value, .. } => {
-                // Of `Scheme token` the token alone is a secret too.
+                // Of `Scheme token` the token alone is a secret too, and so is each longer part of `user:token` or `sid=token; a=b`.
                 let last = value.expose().rsplit(' ').next().unwrap_or_default();
-                vec![value.expose().to_owned(), last.to_owned()]
+                let parts = value.expose().split(PART_ENDS).filter(|part| part.len() >= PART_BYTES_MIN);
+                parts.chain([value.expose(), last]).map(str::to_owned).collect()
             }
             Value::Query { value, .. } => vec![value.expose().to_owned()],
         };
@@ -234,6 +239,9 @@ mod tests {
         }
         let header = Value::Header { name: "authorization".into(), value: Secret::new("ApiKey 0123456789") };
         assert!(Echo::of(&header).unwrap().is_in(b"key 0123456789 is wrong"));
+        let cookie = Value::Header { name: "x-cookie".into(), value: Secret::new("sid=0123456789ab; a=b") };
+        let cookie = Echo::of(&cookie).unwrap();
+        assert!(cookie.is_in(b"no session 0123456789ab") && !cookie.is_in(b"a=b"));
         let query = Value::Query { name: "key".into(), value: Secret::new("a b&c=d/e") };
         for text in ["a+b%26c%3Dd%2Fe", "a%20b%26c%3Dd/e", "a+b&c=d/e"] {
             assert!(Echo::of(&query).unwrap().is_in(text.as_bytes()), "{text}");

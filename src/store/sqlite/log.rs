@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::store::sqlite::ahead::Ahead;
-use crate::store::sqlite::schema::BUSY_TIMEOUT;
+use crate::store::sqlite::schema::WRITER_BUSY_TIMEOUT;
 
 /// Bytes of a page of the database.
 pub(super) const PAGE_BYTES: u64 = 4096;
@@ -67,7 +67,7 @@ pub(super) async fn copy(
 ) -> Result<Copied, sqlx::Error> {
     set_patience(writer, patience).await?;
     let copied = sqlx::query_as(pragma).fetch_one(&mut *writer).await;
-    set_patience(writer, BUSY_TIMEOUT).await?;
+    set_patience(writer, WRITER_BUSY_TIMEOUT).await?;
     copied
 }
 

@@ -17,6 +17,7 @@ mod errors;
 mod events;
 mod expiry;
 mod forget;
+mod in_place;
 mod insert;
 mod jobs;
 mod keys;

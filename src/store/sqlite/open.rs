@@ -10,6 +10,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, SqliteConnection};
 
+use crate::store::sqlite::in_place::InPlace;
 use crate::store::sqlite::keys::{Keyring, RootKeys};
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::log::{LogCopier, PAGE_BYTES};
@@ -18,7 +19,7 @@ use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::pieces::PIECE;
 use crate::store::sqlite::reader::Reader;
 use crate::store::sqlite::reserve::Reserve;
-use crate::store::sqlite::schema::{self, BUSY_TIMEOUT, MIGRATIONS};
+use crate::store::sqlite::schema::{self, BUSY_TIMEOUT, MIGRATIONS, WRITER_BUSY_TIMEOUT};
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writer::SqliteWriter;
 use crate::vault::Vault;
@@ -111,7 +112,7 @@ impl SqliteStore {
         if durability == Durability::Full && !reserve.as_ref().is_some_and(Reserve::is_short) {
             log.write_ahead(&mut conn).await.map_err(failed)?;
         }
-        Ok((store, SqliteWriter::new(conn, numbers, keyring, log, reserve, lock)))
+        Ok((store, SqliteWriter::new(conn, numbers, keyring, log, reserve, (InPlace::of(&path), lock))))
     }
 }
 
@@ -146,6 +147,8 @@ fn make_private(dir: &Path) -> io::Result<()> {
 fn reader(path: &Path, connections_max: u32, patience: Duration, vault: &Arc<Vault>) -> Reader {
     let pool = SqlitePoolOptions::new()
         .max_connections(connections_max)
+        // Who waits longer fails, which is reported. A line for each that waits a while would fill the log.
+        .acquire_slow_threshold(patience)
         .min_connections(0)
         .acquire_timeout(patience)
         .test_before_acquire(false)
@@ -175,7 +178,7 @@ fn writer_options(path: &Path, durability: Durability, checkpoint_pages: u64) ->
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
-        .busy_timeout(BUSY_TIMEOUT)
+        .busy_timeout(WRITER_BUSY_TIMEOUT)
         .pragma("wal_autocheckpoint", checkpoint_pages.to_string())
         .pragma("journal_size_limit", LOG_BYTES_MAX)
         .pragma("cache_size", WRITER_CACHE_KIB)

@@ -28,6 +28,12 @@ pub enum OpenError {
     #[error("`{}` is in the place of a file of the data directory and is none; move it away, or choose another `--data-dir`", path.display())]
     Special { path: PathBuf },
     #[error(
+        "`{}` belongs to another user (uid {user}), who may know what is in it; if it is yours, give it to the user that haul runs \
+         as, else move it away",
+        path.display()
+    )]
+    Stranger { path: PathBuf, user: u32 },
+    #[error(
         "the database `{}` is of a newer haul (schema {found}, this binary knows {known}); run that version, or choose \
          another `--data-dir`",
         path.display()

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -43,6 +44,8 @@ const APPLICATION_ID: i64 = 0x4841_554c;
 
 /// How long `SQLite` waits for a lock. Only a foreign process (a backup, a person's shell) ever holds one.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// As [`BUSY_TIMEOUT`], for the connection that writes: a commit that waits is tried again, and reported.
+pub(super) const WRITER_BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How large a database is checked whole at the start: that takes about 0.1 s. Of a larger one only the tables are
 /// checked that a start depends on; damage elsewhere is reported by the read that meets it.
@@ -60,13 +63,19 @@ pub(super) fn library(version: &str) -> Result<(), OpenError> {
 const FILES: [&str; 5] = ["haul.db", "haul.db-wal", "haul.db-shm", "haul.key", "haul.lock"];
 
 /// Refuses a data directory where something else than a file has the name of one: opening a pipe would wait until somebody
-/// writes to it.
+/// writes to it. So is a file of another user, which was put there while the directory was open to all, and whose tokens and keys
+/// that user knows.
 pub(super) fn files(dir: &Path) -> Result<(), OpenError> {
-    let is_special = |path: &Path| fs::metadata(path).is_ok_and(|metadata| !metadata.is_file());
-    match FILES.into_iter().map(|name| dir.join(name)).find(|path| is_special(path)) {
-        Some(path) => Err(OpenError::Special { path }),
-        None => Ok(()),
+    let Ok(of_dir) = fs::metadata(dir) else { return Ok(()) };
+    let users = [rustix::process::geteuid().as_raw(), 0, of_dir.uid()];
+    for path in FILES.map(|name| dir.join(name)) {
+        match fs::metadata(&path) {
+            Ok(found) if !found.is_file() => return Err(OpenError::Special { path }),
+            Ok(found) if !users.contains(&found.uid()) => return Err(OpenError::Stranger { path, user: found.uid() }),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Refuses a database that this binary must not write to. One that is not there, or empty, is fine.
@@ -81,14 +90,36 @@ pub(super) async fn database(path: &Path) -> Result<(), OpenError> {
             corrupt(error.to_string())
         }
     };
-    let mut conn = open_read_only(path).await.map_err(failed)?;
-    let result = inspect(&mut conn, path, bytes).await;
-    // It read only; there is nothing to lose.
-    let _ = conn.close().await;
+    let mut result = look(path, bytes).await;
+    if matches!(&result, Err(Refusal::Sql(error)) if is_half_made(error)) {
+        undo(path).await.map_err(failed)?;
+        result = look(path, bytes).await;
+    }
     result.map_err(|error| match error {
         Refusal::Open(error) => error,
         Refusal::Sql(error) => failed(error),
     })
+}
+
+async fn look(path: &Path, bytes: u64) -> Result<(), Refusal> {
+    let mut conn = open_read_only(path).await?;
+    let result = inspect(&mut conn, path, bytes).await;
+    // It read only; there is nothing to lose.
+    let _ = conn.close().await;
+    result
+}
+
+/// Whether a change of the first start was cut before the database had its log: whoever opens it for reads alone must not undo that.
+fn is_half_made(error: &sqlx::Error) -> bool {
+    const READ_ONLY_ROLLBACK: &str = "776";
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == READ_ONLY_ROLLBACK)
+}
+
+/// Undoes a change that was cut.
+async fn undo(path: &Path) -> Result<(), sqlx::Error> {
+    let mut conn = open_private(path).await?;
+    sqlx::query("PRAGMA schema_version").execute(&mut conn).await?;
+    conn.close().await
 }
 
 /// Opens a database for reads alone, with or without a server beside it.

@@ -13,6 +13,7 @@ use sqlx::{Connection, SqliteConnection};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::apply::{apply, apply_apart};
 use crate::store::sqlite::errors::{Fault, NO_ROOM};
+use crate::store::sqlite::in_place::InPlace;
 use crate::store::sqlite::insert::run;
 use crate::store::sqlite::keys::Keyring;
 use crate::store::sqlite::lock::DirLock;
@@ -46,6 +47,7 @@ pub struct SqliteWriter {
     pub(super) failing: BTreeSet<&'static str>,
     /// None for a scratch store.
     pub(super) reserve: Option<Reserve>,
+    in_place: InPlace,
     /// The last row of the audit, once it is known.
     pub(super) last_audited: Option<trail::Last>,
     pub(super) retention: Retention,
@@ -62,7 +64,7 @@ impl SqliteWriter {
         keyring: Keyring,
         log: LogCopier,
         reserve: Option<Reserve>,
-        lock: Arc<DirLock>,
+        (in_place, lock): (InPlace, Arc<DirLock>),
     ) -> Self {
         SqliteWriter {
             conn,
@@ -73,6 +75,7 @@ impl SqliteWriter {
             has_free_pages: false,
             failing: BTreeSet::new(),
             reserve,
+            in_place,
             last_audited: None,
             retention: Retention::default(),
             broken: None,
@@ -111,6 +114,16 @@ impl SqliteWriter {
         if matches!(result, Err(StoreError::Full(_))) && more != More::Nothing {
             self.give_room(more).await;
             result = self.transact(batch).await;
+        }
+        if result.is_ok()
+            && let Some(path) = self.in_place.missing()
+        {
+            let why = format!(
+                "`{}` was removed or replaced while it was in use, and what is written to it is lost",
+                path.display()
+            );
+            self.broken = Some(why.clone());
+            return Err(StoreError::Fatal(why));
         }
         if result.is_ok() && !batch.purges.is_empty() {
             if self.is_short() {
