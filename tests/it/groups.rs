@@ -75,6 +75,16 @@ async fn the_first_success_is_enough() {
 
     let spec = pb::JobSpec { group: Some(group(GroupMode::FirstSuccess, 0)), ..job(vec![fetch(origin.url("/bad"))]) };
     assert_eq!(server.run(spec).await.state(), JobState::Failed);
+
+    // Where nothing failed, either, the job says what ended it.
+    let tasks = vec![fetch(origin.url("/stalled")), fetch(origin.url("/stalled"))];
+    let spec = pb::JobSpec { group: Some(group(GroupMode::FirstSuccess, 0)), ..job(tasks) };
+    let job_id = server.submit(spec).await;
+    let request = pb::CancelTasksRequest { job_id: job_id.clone(), ..Default::default() };
+    server.jobs().cancel_tasks(request).await.unwrap();
+    let ended = server.ended(&job_id).await;
+    assert_eq!(ended.state(), JobState::Failed);
+    assert_eq!(ended.failure.unwrap().reason(), FailureReason::Cancelled);
 }
 
 #[tokio::test]
