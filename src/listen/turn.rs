@@ -2,7 +2,9 @@
 //!
 //! HTTP/2 writes each frame by itself: the answers of thirty calls are thirty writes, and a stream of long messages is a write
 //! for each 16 KiB of it. Each is a system call and a packet. Here what is written is kept while the connection is polled, and
-//! sent when it has nothing more to do, or as soon as there is a lot of it. Nothing waits for a timer, or longer than that.
+//! sent when it has nothing more to do, or as soon as there is a lot of it. Where many calls are open, the other tasks that are
+//! ready have their turn before that: one commit answers many calls, and the runtime polls the connection as soon as the first of
+//! them has its answer. Nothing waits for a timer, or longer than that.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -17,6 +19,9 @@ use crate::listen::unread::Answering;
 
 /// The most that is kept.
 const KEPT_BYTES: usize = 64 << 10;
+
+/// From so many open calls on, several may have their answers at once.
+const CROWD: usize = 16;
 
 /// The room that is made first. The allocator has pieces of up to a KiB at hand, so that a connection which says little leaves no
 /// hole behind in the memory of those that come after it.
@@ -37,17 +42,28 @@ pub(super) struct Turns<T>(Arc<Mutex<State<T>>>);
 struct State<T> {
     stream: T,
     kept: BytesMut,
+    /// Whether this turn has waited for other tasks that were ready.
+    has_waited: bool,
 }
 
 /// Wraps a stream.
 pub(super) fn kept<T>(stream: T) -> (Kept<T>, Turns<T>) {
-    let state = Arc::new(Mutex::new(State { stream, kept: BytesMut::new() }));
+    let state = Arc::new(Mutex::new(State { stream, kept: BytesMut::new(), has_waited: false }));
     (Kept(state.clone()), Turns(state))
 }
 
 fn lock<T>(state: &Mutex<State<T>>) -> MutexGuard<'_, State<T>> {
     // A panic in a stream leaves at worst bytes that are sent, or not, on a connection that ends.
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T> State<T> {
+    /// Whether what is kept is sent only when the tasks that are ready have had their turn. None waits twice.
+    fn waits_for_others(&mut self) -> bool {
+        let waits = !self.has_waited && !self.kept.is_empty() && self.kept.len() < KEPT_BYTES / 2;
+        self.has_waited = waits;
+        waits
+    }
 }
 
 impl<T: AsyncWrite + Unpin> State<T> {
@@ -97,6 +113,10 @@ impl<T: AsyncWrite + Unpin> Turns<T> {
         poll_fn(|cx| {
             let polled = writer.as_mut().poll(cx);
             let mut state = lock(&self.0);
+            if polled.is_pending() && unsent.calls() >= CROWD && state.waits_for_others() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let before = state.kept.len();
             let sent = state.poll_sent(cx);
             if sent.is_ready() {
@@ -156,6 +176,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Kept<T> {
 mod tests {
     use futures_util::FutureExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::task::JoinSet;
 
     use super::*;
     use crate::listen::unread::Unread;
@@ -211,6 +232,41 @@ mod tests {
         let mut all = Vec::new();
         far.read_to_end(&mut all).await.unwrap();
         assert!(all[..3_000].is_sorted() && all.ends_with(b"end"));
+    }
+
+    /// A runtime polls what was woken last first.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_several_tasks_cause_leaves_together() {
+        let (near, _far) = tokio::io::duplex(1 << 20);
+        let writes = Arc::new(Mutex::new(Vec::new()));
+        let (mut stream, turns) = kept(Noting(near, writes.clone()));
+        let unread = Unread::new();
+        let _calls = vec![unread.clone(); CROWD];
+        let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel::<u8>();
+        let (mut connection, mut calls) = (JoinSet::new(), JoinSet::new());
+        connection.spawn(async move {
+            let mut writer = Box::pin(async move {
+                while let Some(byte) = answered.recv().await {
+                    stream.write_all(&[byte; 100]).await?;
+                }
+                stream.shutdown().await
+            });
+            turns.drive(writer.as_mut(), &unread.silent()).await
+        });
+        calls.spawn(async move {
+            let mut answering = JoinSet::new();
+            for byte in 0..10 {
+                let answers = answers.clone();
+                answering.spawn(async move { answers.send(byte) });
+            }
+            answering
+        });
+        let mut answering = calls.join_next().await.unwrap().unwrap();
+        while let Some(answered) = answering.join_next().await {
+            answered.unwrap().unwrap();
+        }
+        connection.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(*writes.lock().unwrap(), [1_000]);
     }
 
     #[test]

@@ -66,6 +66,11 @@ pub(super) struct Answering {
 }
 
 impl Answering {
+    /// Returns how many calls are open on the connection, roughly: each of them holds this count, and the connection itself does.
+    pub(super) fn calls(&self) -> usize {
+        Arc::strong_count(&self.unread)
+    }
+
     /// Notes that the answer has moved, and whether it waits for the client now.
     pub(super) fn set_waits(&self, waits: bool) {
         let waited = self.waits.swap(waits, Ordering::Relaxed);

@@ -289,8 +289,20 @@ const SMALL_PIECE: u32 = 256;
 impl Batch {
     /// Returns whether there is nothing to commit.
     pub fn is_empty(&self) -> bool {
-        self.submissions.is_empty()
-            && self.additions.is_empty()
+        self.only_submits()
+            && self.submissions.is_empty()
+            && self.deletions.is_empty()
+            && self.purges.is_empty()
+            && self.limits.is_none()
+            && self.pauses.is_empty()
+            && !self.new_data_key
+            && self.access.is_empty()
+            && self.audit.is_empty()
+    }
+
+    /// Returns whether nothing happens to jobs and tasks that are stored already, except that some may be removed.
+    pub(crate) fn only_submits(&self) -> bool {
+        self.additions.is_empty()
             && self.pages.is_empty()
             && self.dropped_pages.is_empty()
             && self.moves.is_empty()
@@ -302,13 +314,6 @@ impl Batch {
             && self.events.is_empty()
             && self.jobs.is_empty()
             && self.respecced.is_empty()
-            && self.deletions.is_empty()
-            && self.purges.is_empty()
-            && self.limits.is_none()
-            && self.pauses.is_empty()
-            && !self.new_data_key
-            && self.access.is_empty()
-            && self.audit.is_empty()
     }
 
     /// Takes out the tasks that it adds, with the jobs that are new, for a store that has no room for them, and makes pieces

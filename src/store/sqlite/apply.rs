@@ -18,20 +18,22 @@ use crate::store::{
 };
 use crate::vault::Vault;
 
-/// Applies the changes of a batch in the order of its fields. After a fault the transaction must be rolled back.
+/// Applies the changes of a batch in the order of its fields. The last of them may still wait in the script. After a fault the
+/// transaction must be rolled back.
 pub(super) async fn apply(
-    mut script: Script<'_>,
+    script: &mut Script<'_>,
     numbers: &mut Numbers,
     vault: &Vault,
     batch: &Batch,
 ) -> Result<Committed, Fault> {
-    let script = &mut script;
     let mut committed = Committed {
         submissions: jobs::submit(script, numbers, vault, &batch.submissions).await?,
         ..Committed::default()
     };
-    // Texts of what is submitted and of what happens to tasks are few, and of both together there are many.
-    script.send().await?;
+    if !batch.only_submits() {
+        // Texts of what is submitted and of what happens to tasks are few, and of both together there are many.
+        script.send().await?;
+    }
     numbers.learn(script, batch).await?;
     for addition in &batch.additions {
         committed.additions.push(additions::add(script, numbers, vault, addition).await?);
@@ -60,20 +62,23 @@ pub(super) async fn apply(
         jobs::update(script, numbers, &adjusted(batch, &committed)?)?;
     }
     jobs::update_specs(script, numbers, vault, &batch.respecced).await?;
-    let conn = script.conn().await?;
-    committed.deletions = jobs::delete(conn, numbers, &batch.deletions).await?;
+    committed.deletions = jobs::delete(script, numbers, &batch.deletions).await?;
     for (job, rows_max) in &batch.purges {
-        let purged = purge::purge(conn, numbers, *job, *rows_max).await?;
+        let purged = purge::purge(script.conn().await?, numbers, *job, *rows_max).await?;
         if purged.is_gone {
             numbers.forget([*job]);
         }
         committed.purges.push(purged);
     }
     if let Some(limits) = &batch.limits {
-        jobs::set_limits(conn, limits).await?;
+        jobs::set_limits(script.conn().await?, limits).await?;
     }
-    pauses::write(conn, &batch.pauses).await?;
-    access::write(conn, vault, &batch.access).await?;
+    if !batch.pauses.is_empty() {
+        pauses::write(script.conn().await?, &batch.pauses).await?;
+    }
+    if !batch.access.is_empty() {
+        access::write(script.conn().await?, vault, &batch.access).await?;
+    }
     Ok(committed)
 }
 
@@ -115,7 +120,7 @@ pub(super) async fn apply_apart(
     let mut answers = Answers::default();
     for (job, part) in split(batch) {
         sqlx::query("SAVEPOINT part").execute(&mut *conn).await?;
-        match apply(Script::new(conn), numbers, vault, &part).await {
+        match apply_part(conn, numbers, vault, &part).await {
             Ok(committed) => answers.add(job, committed),
             Err(Fault::Refused(why)) => {
                 sqlx::query("ROLLBACK TO part").execute(&mut *conn).await?;
@@ -132,8 +137,20 @@ pub(super) async fn apply_apart(
         access: batch.access.clone(),
         ..Batch::default()
     };
-    apply(Script::new(conn), numbers, vault, &rest).await?;
+    apply_part(conn, numbers, vault, &rest).await?;
     Ok(answers.in_order_of(batch))
+}
+
+async fn apply_part(
+    conn: &mut SqliteConnection,
+    numbers: &mut Numbers,
+    vault: &Vault,
+    part: &Batch,
+) -> Result<Committed, Fault> {
+    let mut script = Script::new(conn);
+    let committed = apply(&mut script, numbers, vault, part).await?;
+    script.send().await?;
+    Ok(committed)
 }
 
 /// The items of each job as a batch of its own, jobs in the order in which the batch names them first.

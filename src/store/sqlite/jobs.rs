@@ -216,7 +216,7 @@ pub(super) async fn update_specs(
 
 /// Hides ended jobs, whose request ids are free from then on. They do not expire any more, so they leave that index too. Returns
 /// which were there to be hidden.
-pub(super) async fn delete(conn: &mut SqliteConnection, numbers: &Numbers, jobs: &[JobId]) -> Result<Vec<bool>, Fault> {
+pub(super) async fn delete(script: &mut Script<'_>, numbers: &Numbers, jobs: &[JobId]) -> Result<Vec<bool>, Fault> {
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
         let Ok(no) = numbers.job(*job) else {
@@ -224,6 +224,7 @@ pub(super) async fn delete(conn: &mut SqliteConnection, numbers: &Numbers, jobs:
             continue;
         };
         let sql = "UPDATE jobs SET deleted = 1, expire_time = NULL WHERE no = ?1 AND deleted = 0 AND state > 4";
+        let conn = script.conn().await?;
         let is_hidden = sqlx::query(sql).bind(no).execute(&mut *conn).await?.rows_affected() == 1;
         if is_hidden {
             sqlx::query("DELETE FROM requests WHERE job = ?1").bind(no).execute(&mut *conn).await?;

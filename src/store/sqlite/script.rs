@@ -14,6 +14,27 @@ use crate::store::sqlite::insert::{Insert, SIZES, Values, size_of_text};
 /// Judges a statement by the number of rows that it has changed.
 pub(super) type Check = Box<dyn FnOnce(u64) -> Result<(), Fault> + Send>;
 
+/// Why a text was not carried out to its end.
+struct Stopped {
+    /// How many of its statements were.
+    done: usize,
+    fault: Fault,
+}
+
+/// Why a transaction did not end.
+pub(super) enum NotCommitted {
+    /// Something failed before its end: nothing of it is stored once it is rolled back.
+    Before(Fault),
+    /// Its end failed.
+    AtItsEnd(Fault),
+}
+
+impl From<Fault> for NotCommitted {
+    fn from(fault: Fault) -> Self {
+        NotCommitted::Before(fault)
+    }
+}
+
 /// Statements that are carried out in order, the later the better: those that wait go with [`Script::send`], or before
 /// anything else is asked of the connection, which only [`Script::conn`] gives away.
 ///
@@ -110,6 +131,24 @@ impl<'c> Script<'c> {
     /// After one that fails nothing is carried out. Those behind one that a check refuses are, and where one of them fails, that is
     /// the error: `SQLite` may have rolled back by itself then.
     pub(super) async fn send(&mut self) -> Result<u64, Fault> {
+        self.carry_out().await.map_err(|stopped| stopped.fault)
+    }
+
+    /// Carries out what waits, and ends the transaction. Where nothing has to be judged before that, it goes along.
+    pub(super) async fn commit(mut self) -> Result<(), NotCommitted> {
+        if self.checks.iter().any(Option::is_some) {
+            self.send().await?;
+        }
+        self.put("COMMIT", None);
+        let last = self.checks.len();
+        match self.carry_out().await {
+            Ok(_) => Ok(()),
+            Err(Stopped { done, fault }) if done + 1 < last => Err(NotCommitted::Before(fault)),
+            Err(Stopped { fault, .. }) => Err(NotCommitted::AtItsEnd(fault)),
+        }
+    }
+
+    async fn carry_out(&mut self) -> Result<u64, Stopped> {
         let checks = std::mem::take(&mut self.checks);
         if checks.is_empty() {
             return Ok(0);
@@ -119,17 +158,18 @@ impl<'c> Script<'c> {
         let text = AssertSqlSafe(std::mem::take(&mut self.text));
         let mut steps = self.conn.fetch_many(sqlx::query_with(text, values.0));
         let (mut changed, mut refused) = (0, None);
-        for check in checks {
+        for (done, check) in checks.into_iter().enumerate() {
             changed = loop {
-                match steps.try_next().await? {
-                    Some(Either::Left(result)) => break result.rows_affected(),
-                    Some(Either::Right(_)) => {}
+                match steps.try_next().await {
+                    Ok(Some(Either::Left(result))) => break result.rows_affected(),
+                    Ok(Some(Either::Right(_))) => {}
                     // The thread of the connection has died: what it was doing may be done or not.
-                    None => return Err(sqlx::Error::WorkerCrashed.into()),
+                    Ok(None) => return Err(Stopped { done, fault: sqlx::Error::WorkerCrashed.into() }),
+                    Err(error) => return Err(Stopped { done, fault: error.into() }),
                 }
             };
             if let Some(check) = check.filter(|_| refused.is_none()) {
-                refused = check(changed).err();
+                refused = check(changed).err().map(|fault| Stopped { done, fault });
             }
         }
         refused.map_or(Ok(changed), Err)
@@ -208,6 +248,30 @@ mod tests {
         assert!(matches!(refused, Fault::Refused(why) if why == "3 rows"));
         sqlx::query("ROLLBACK").execute(&mut conn).await.unwrap();
         assert_eq!(count(&mut conn).await, 0);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_transaction_waits_for_what_is_judged_before_it() {
+        let mut conn = store().await;
+        let mut script = Script::begin(&mut conn);
+        script.insert(&PLAIN, &rows(3, 1), bind, None).await.unwrap();
+        assert!(script.commit().await.is_ok());
+        assert!(sqlx::query("ROLLBACK").execute(&mut conn).await.is_err(), "it has ended");
+        let mut script = Script::begin(&mut conn);
+        let check: Check = Box::new(|_| Err(Fault::Refused("as a test wants it".to_owned())));
+        script.insert(&PLAIN, &rows(3, 10), bind, Some(check)).await.unwrap();
+        assert!(matches!(script.commit().await, Err(NotCommitted::Before(Fault::Refused(_)))));
+        sqlx::query("ROLLBACK").execute(&mut conn).await.unwrap();
+        let mut script = Script::begin(&mut conn);
+        script.insert(&PLAIN, &rows(1, 1), bind, None).await.unwrap();
+        assert!(
+            matches!(script.commit().await, Err(NotCommitted::Before(Fault::Refused(_)))),
+            "the key is there already"
+        );
+        sqlx::query("ROLLBACK").execute(&mut conn).await.unwrap();
+        let script = Script::new(&mut conn);
+        assert!(matches!(script.commit().await, Err(NotCommitted::AtItsEnd(_))), "there is none to end");
+        assert_eq!(count(&mut conn).await, 3);
     }
 
     #[tokio::test]

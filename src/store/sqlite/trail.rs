@@ -10,9 +10,10 @@ use sqlx::SqliteConnection;
 use crate::model::audit::{AuditFilter, AuditRecord, AuditRow};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::errors::Fault;
-use crate::store::sqlite::insert::Insert;
+use crate::store::sqlite::insert::{Insert, Values};
 use crate::store::sqlite::lines;
 use crate::store::sqlite::reader::{Ask, Reader};
+use crate::store::sqlite::script::Script;
 use crate::store::{AuditPage, AuditPlace, StoreError};
 use crate::vault::Vault;
 
@@ -133,7 +134,7 @@ impl Kept {
 
 /// Adds rows behind `last`, which is read where it is not known. Returns the last one then.
 pub(super) async fn write<'a>(
-    conn: &mut SqliteConnection,
+    script: &mut Script<'_>,
     vault: &Vault,
     last: Option<Last>,
     new: impl Iterator<Item = &'a AuditRow> + Send,
@@ -145,7 +146,7 @@ pub(super) async fn write<'a>(
     }
     let Last { sequence: first, digest: mut before, mut bytes } = match last {
         Some(last) => last,
-        None => read_last(conn, vault).await?,
+        None => read_last(script.conn().await?, vault).await?,
     };
     let (mut linked, mut sequence, mut now) = (Vec::new(), first, 0);
     for row in new {
@@ -156,16 +157,17 @@ pub(super) async fn write<'a>(
         bytes += text.len() as u64 + ROW_BYTES;
         linked.push((sequence, now, text, before.clone()));
     }
-    ROWS.run(conn, &linked, |values, (sequence, time, text, chain)| {
-        values.add(*sequence)?.add(*time)?.add(text.as_str())?.add(chain.clone()).map(drop)
-    })
-    .await?;
+    let bind = |row: &mut Values, (sequence, time, text, chain): &(i64, i64, String, Vec<u8>)| {
+        row.add(*sequence)?.add(*time)?.add(text.as_str())?.add(chain.clone()).map(drop)
+    };
+    script.insert(&ROWS, &linked, bind, None).await?;
     let is_over = bytes > kept.bytes;
     if is_over || first as u64 / PRUNED_EVERY != sequence as u64 / PRUNED_EVERY {
         // More than are added, however many those are.
         let limit = PRUNED_AT_ONCE.max(2 * linked.len() as u64);
         // Somewhat more, so that not every row has one removed.
         let surplus = if is_over { bytes.saturating_sub(kept.bytes - kept.bytes / 64) } else { 0 };
+        let conn = script.conn().await?;
         bytes -= prune(conn, vault, kept.since(now), surplus, limit as i64).await?.min(bytes);
         note_bytes(conn, vault, sequence, bytes).await?;
     }

@@ -21,9 +21,10 @@ use crate::store::sqlite::log::{self, LogCopier};
 use crate::store::sqlite::needs::{More, Need, room};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::reserve::Reserve;
-use crate::store::sqlite::script::Script;
+use crate::store::sqlite::script::{NotCommitted, Script};
 use crate::store::sqlite::trail;
 use crate::store::{Answer, Batch, Committed, Retention, StoreError, Upkeep, WriteStore};
+use crate::vault::{Key, KeyNumber};
 
 /// Pages that are returned to the file system at once: 8 MiB, more than a batch of purges frees.
 pub(super) const VACUUM: &str = "PRAGMA incremental_vacuum(2048)";
@@ -55,6 +56,13 @@ pub struct SqliteWriter {
     pub(super) broken: Option<String>,
     /// Held until the connection is closed.
     lock: Arc<DirLock>,
+}
+
+/// What a transaction has come to, to be taken in once it has ended.
+struct Stored {
+    committed: Committed,
+    last_audited: Option<trail::Last>,
+    new_key: Option<(KeyNumber, Key)>,
 }
 
 impl SqliteWriter {
@@ -140,45 +148,14 @@ impl SqliteWriter {
     }
 
     async fn transact(&mut self, batch: &Batch) -> Result<Committed, StoreError> {
-        self.broken = Some("a commit was abandoned half-way".to_owned());
-        let script = Script::begin(&mut self.conn);
-        let result = apply(script, &mut self.numbers, &self.keyring.vault, batch).await;
-        let result = match result {
-            Err(Fault::Refused(_)) => {
-                self.roll_back(batch).await?;
-                self.broken = Some("a commit was abandoned half-way".to_owned());
-                self.begin().await?;
-                apply_apart(&mut self.conn, &mut self.numbers, &self.keyring.vault, batch).await
-            }
-            result => result,
-        };
-        let mut last_audited = None;
-        let result = match result {
-            Ok(committed) if !batch.audit.is_empty() => {
-                // Read again after whatever goes wrong from here on.
-                let last = self.last_audited.take();
-                let rows = batch.audited(&committed);
-                let kept = self.kept_of_audit();
-                let written = trail::write(&mut self.conn, &self.keyring.vault, last, rows, kept).await;
-                written.map(|last| {
-                    last_audited = last;
-                    committed
-                })
-            }
-            result => result,
-        };
-        let mut new_key = None;
-        let result = match result {
-            Ok(committed) if batch.new_data_key => self.keyring.add(&mut self.conn).await.map(|added| {
-                let committed = Committed { data_key: Some(added.0), ..committed };
-                new_key = Some(added);
-                committed
-            }),
-            result => result,
-        };
+        let mut result = self.carry_out(batch, false).await;
+        if matches!(result, Err(NotCommitted::Before(Fault::Refused(_)))) {
+            self.roll_back(batch).await?;
+            result = self.carry_out(batch, true).await;
+        }
         match result {
-            Ok(committed) => {
-                self.finish(batch).await?;
+            Ok(Stored { committed, last_audited, new_key }) => {
+                self.broken = None;
                 if last_audited.is_some() {
                     self.last_audited = last_audited;
                 }
@@ -187,11 +164,39 @@ impl SqliteWriter {
                 }
                 Ok(committed)
             }
-            Err(fault) => {
+            Err(NotCommitted::Before(fault)) => {
                 let error = self.judge(fault);
                 self.roll_back(batch).await.and(Err(error))
             }
+            Err(NotCommitted::AtItsEnd(fault)) => Err(self.end_failed(fault, batch).await),
         }
+    }
+
+    /// Carries out a batch in one transaction: as a whole, or job by job where something of it is refused (`apart`).
+    async fn carry_out(&mut self, batch: &Batch, apart: bool) -> Result<Stored, NotCommitted> {
+        self.broken = Some("a commit was abandoned half-way".to_owned());
+        let kept = self.kept_of_audit();
+        let vault = &self.keyring.vault;
+        let mut script = Script::begin(&mut self.conn);
+        let mut committed = if apart {
+            apply_apart(script.conn().await?, &mut self.numbers, vault, batch).await?
+        } else {
+            apply(&mut script, &mut self.numbers, vault, batch).await?
+        };
+        let mut last_audited = None;
+        if !batch.audit.is_empty() {
+            // Read again after whatever goes wrong from here on.
+            let last = self.last_audited.take();
+            last_audited = trail::write(&mut script, vault, last, batch.audited(&committed), kept).await?;
+        }
+        let mut new_key = None;
+        if batch.new_data_key {
+            let added = self.keyring.add(script.conn().await?).await?;
+            committed.data_key = Some(added.0);
+            new_key = Some(added);
+        }
+        script.commit().await?;
+        Ok(Stored { committed, last_audited, new_key })
     }
 
     /// How long rows of the audit are kept, and how much they may take.
@@ -255,19 +260,25 @@ impl SqliteWriter {
         Err(self.judge(error.into()))
     }
 
-    /// COMMIT. When it fails for want of room or of a lock, the transaction is not in the log as `SQLite` reads it, and a
-    /// rollback settles that. When it fails otherwise (a sync that failed, say) its last frame may be on disk.
+    /// COMMIT.
     pub(super) async fn finish(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let Err(error) = run(&mut self.conn, sqlx::query("COMMIT")).await else {
             self.broken = None;
             return Ok(());
         };
-        let error = self.judge(error.into());
+        Err(self.end_failed(error.into(), batch).await)
+    }
+
+    /// After a COMMIT that failed. When that was for want of room or of a lock, the transaction is not in the log as `SQLite`
+    /// reads it, and a rollback settles that. When it was for something else (a sync that failed, say) its last frame may be on
+    /// disk.
+    async fn end_failed(&mut self, fault: Fault, batch: &Batch) -> StoreError {
+        let error = self.judge(fault);
         if let StoreError::Fatal(message) = &error {
             self.broken = Some(format!("a commit failed ({message})"));
-            return Err(error);
+            return error;
         }
-        self.roll_back(batch).await.and(Err(error))
+        self.roll_back(batch).await.err().unwrap_or(error)
     }
 
     pub(super) async fn roll_back(&mut self, batch: &Batch) -> Result<(), StoreError> {
