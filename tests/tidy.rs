@@ -18,6 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("pb", &[]),
     ("codec", &["pb"]),
+    ("protojson", &["pb"]),
     ("middleware", &[]),
     ("telemetry", &["model", "middleware"]),
     ("clock", &["model"]),
@@ -33,10 +34,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("engine", &["model", "clock", "telemetry", "store", "net", "files", "limits", "fetch", "download"]),
     ("imports", &["model", "pb"]),
     ("api", &["model", "pb", "codec", "middleware", "store", "listen", "engine"]),
-    ("rest", &["model", "pb", "imports", "codec", "listen", "api"]),
+    ("rest", &["model", "pb", "protojson", "imports", "codec", "listen", "api"]),
     ("web", &["model", "telemetry", "api", "rest"]),
     ("server", &["model", "pb", "middleware", "telemetry", "clock", "config", "store", "net", "files", "limits", "listen", "fetch", "download", "engine", "api", "rest", "web"]),
-    ("cli", &["model", "pb", "imports", "clock", "config", "telemetry", "engine", "server"]),
+    ("cli", &["model", "pb", "protojson", "imports", "clock", "config", "telemetry", "engine", "server"]),
 ];
 
 /// The import circles that exist, each to be deleted by whoever removes it; no new one is allowed.

@@ -4,13 +4,12 @@ use std::sync::OnceLock;
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
-use serde::de::DeserializeSeed;
 
 use crate::cli::args::Usage;
 use crate::cli::term::screen;
-use crate::model::json::Once;
 use crate::model::text::shown;
 use crate::pb;
+use crate::protojson::{self, Whose};
 
 /// Looks up a message of the contract by its full name.
 fn descriptor(name: &str) -> anyhow::Result<MessageDescriptor> {
@@ -36,23 +35,18 @@ fn written(name: &str, message: &impl Message, skip_defaults: bool) -> anyhow::R
     Ok(String::from_utf8(line)?)
 }
 
-/// Reads a message from JSON. A field that the contract does not have is an error, and so is one that is given twice.
+/// Reads a message from a whole document of JSON; an error says where in it.
 pub(crate) fn read<M: Message + Default>(name: &str, text: &str) -> anyhow::Result<M> {
-    parsed(name, text, Once::unbounded())?;
-    let dynamic = parsed(name, text, descriptor(name)?)?;
-    Ok(M::decode(dynamic.encode_to_vec().as_slice())?)
-}
-
-/// Parses a whole document; an error says where in it.
-fn parsed<'de, S: DeserializeSeed<'de>>(name: &str, text: &'de str, seed: S) -> Result<S::Value, Usage> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    let mut track = serde_path_to_error::Track::new();
-    let parsed = seed.deserialize(serde_path_to_error::Deserializer::new(&mut json, &mut track));
-    parsed.and_then(|value| json.end().map(|()| value)).map_err(|error| {
-        let path = track.path().to_string();
-        let place = if path == "." { String::new() } else { format!(" `{}`:", shown(&path)) };
-        Usage(format!("cannot read the JSON as {name}:{place} {error}"))
-    })
+    let read = protojson::read(&descriptor(name)?, text.as_bytes(), Whose::Own).map_err(|unread| {
+        let path = unread.path.to_string();
+        let place = match path.as_str() {
+            "." => String::new(),
+            path if unread.is_of_contract => format!(" `{}`", shown(path)),
+            path => format!(" `{}`:", shown(path)),
+        };
+        Usage(format!("cannot read the JSON as {name}:{place} {}", unread.error))
+    })?;
+    Ok(M::decode(read.encode_to_vec().as_slice())?)
 }
 
 /// Prints a message on a line of its own.
@@ -108,9 +102,9 @@ mod tests {
         assert!(read(r#"{"titel": "t"}"#).unwrap_err().to_string().contains("titel"));
         assert!(read("{} {}").unwrap_err().is::<Usage>());
         for (text, part) in [
-            (r#"{"title": "a", "title": "b"}"#, "`title`: the key is given twice"),
+            (r#"{"title": "a", "title": "b"}"#, "`title` is given twice"),
             (r#"{"tasks": [{"fetch": {"url": 7}}]}"#, "`tasks[0].fetch.url`: "),
-            (r#"{"timeout": "1.5.5s"}"#, "`timeout`: "),
+            (r#"{"timeout": "1.5.5s"}"#, "`timeout` must be a duration in seconds"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.is::<Usage>() && error.to_string().contains(part), "{error}");

@@ -22,7 +22,6 @@ pub mod identity;
 pub mod ids;
 pub mod import;
 pub mod job;
-pub mod json;
 pub mod limits;
 pub mod made_by;
 pub mod method;

@@ -17,6 +17,12 @@ pub(crate) fn wants_events(headers: &HeaderMap) -> bool {
     events > 0.0 && (lines <= 0.0 || (rank == Rank::Name && events >= lines))
 }
 
+/// Returns whether a client names a type, and likes another one no better.
+pub(crate) fn prefers(headers: &HeaderMap, kind: &str, other: &str) -> bool {
+    let (weight, rank) = weight(headers, kind);
+    weight > 0.0 && rank == Rank::Name && weight >= self::weight(headers, other).0
+}
+
 /// Checks that a client takes one of these types.
 pub(crate) fn takes(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Refusal> {
     if !headers.contains_key(ACCEPT) || kinds.iter().any(|kind| weight(headers, kind).0 > 0.0) {

@@ -13,7 +13,8 @@ use serde_json::{Map, Value};
 use tonic::Status;
 
 use crate::api::status::{Violations, shown};
-use crate::rest::expected::{self, is_one_text};
+use crate::protojson::expected::{self, is_one_text};
+use crate::protojson::field_of;
 use crate::rest::json;
 use crate::rest::routes::{Body, Route};
 
@@ -79,7 +80,7 @@ pub(crate) fn message(
     from_headers(&mut document, &input, headers, &mut v);
     v.or(())?;
     if !set_texts(&mut message, &document) {
-        merge(&mut message, json::read_value(&input, Value::Object(document))?);
+        merge(&mut message, json::read_value(&input, &Value::Object(document))?);
     }
     name_changes(&mut message, route, &path, body)?;
     Ok(message)
@@ -139,11 +140,6 @@ fn pairs(query: &str, v: &mut Violations) -> Vec<(String, Option<String>)> {
         }
     }
     pairs
-}
-
-/// Returns a field by either of its names.
-fn field_of(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
-    message.get_field_by_name(name).or_else(|| message.get_field_by_json_name(name))
 }
 
 /// Puts a parameter into the document. `name` is a field by either of its names, parts of messages after a `.`, the key of
@@ -314,7 +310,7 @@ fn name_changes(
             _ => paths.push(field.name().to_owned()),
         }
     }
-    let mask = json::read_value(&route.rpc.input(), serde_json::json!({"updateMask": camel(&paths.join(","))}))?;
+    let mask = json::read_value(&route.rpc.input(), &serde_json::json!({"updateMask": camel(&paths.join(","))}))?;
     if let Some(value) = mask.get_field_by_name("update_mask") {
         message.set_field_by_name("update_mask", value.into_owned());
     }
@@ -384,7 +380,7 @@ mod tests {
             ("/v1/jobs/a/tasks/1?include_body=", "include_body"),
             ("/v1/jobs/a/tasks/x", "task_index"),
             ("/v1/jobs/a/tasks/-1", "task_index"),
-            ("/v1/jobs/a/tasks/1?task_key=x", "task_index"),
+            ("/v1/jobs/a/tasks/1?task_key=x", "task_key"),
             ("/v1/jobs/a/tasks/1?task=x", "task"),
             ("/v1/jobs/a?job_id=b", "job_id"),
         ] {

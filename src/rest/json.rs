@@ -9,9 +9,8 @@ use serde_path_to_error::{Path, Segment};
 use tonic::Status;
 
 use crate::api::status::{Violations, internal, shown};
-use crate::model::json;
 use crate::pb;
-use crate::rest::expected::{self, Place};
+use crate::protojson::{self, Unread, Whose};
 use crate::rest::shapes::Shapes;
 use crate::rest::writer::{self, Look, Unwritable};
 
@@ -32,62 +31,21 @@ pub(crate) fn pool() -> &'static DescriptorPool {
     &POOL
 }
 
-/// Reads a message; `place` is the path of the message in the request. A field that the contract does not have is an
-/// error, and so is one that is given twice.
+/// Reads a message; `place` is the path of the message in the request.
 pub(crate) fn read(descriptor: &MessageDescriptor, text: &[u8], place: &str) -> Result<DynamicMessage, Status> {
-    read_once(descriptor, text, place)?;
-    let mut json = serde_json::Deserializer::from_slice(text);
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    DynamicMessage::deserialize(descriptor.clone(), tracked)
-        .map_err(|error| unreadable(descriptor, place, &track.path(), &error))
+    protojson::read(descriptor, text, Whose::Others).map_err(|unread| unreadable(place, &unread))
 }
 
 /// Reads a message from a value.
-pub(crate) fn read_value(descriptor: &MessageDescriptor, value: Value) -> Result<DynamicMessage, Status> {
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
-    DynamicMessage::deserialize(descriptor.clone(), tracked)
-        .map_err(|error| unreadable(descriptor, "", &track.path(), &error))
+pub(crate) fn read_value(descriptor: &MessageDescriptor, value: &Value) -> Result<DynamicMessage, Status> {
+    read(descriptor, value.to_string().as_bytes(), "")
 }
 
-/// Checks that a text is one document of JSON in which no object has a key twice.
-fn read_once(descriptor: &MessageDescriptor, text: &[u8], place: &str) -> Result<(), Status> {
-    let mut json = serde_json::Deserializer::from_slice(text);
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
-    json::check(tracked).map_err(|error| unreadable(descriptor, place, &track.path(), &error))?;
-    json.end().map_err(|error| unreadable(descriptor, place, &serde_path_to_error::Track::new().path(), &error))
-}
-
-/// Returns the error of a text that does not read as `message`, which stands at `place`.
-fn unreadable(message: &MessageDescriptor, place: &str, path: &Path, error: &serde_json::Error) -> Status {
-    let text = error.to_string();
-    // The path says where; the line and the column are of use where the text is no JSON at all.
-    let position = text.rfind(" at line ").filter(|_| error.is_data());
-    let what = position.map_or(text.as_str(), |at| &text[..at]);
-    let field = field_of(place, path);
-    let part = |name: &str| format!("{field}{}{}", if field.is_empty() { "" } else { "." }, shown(name));
-    let found = expected::find(message.clone(), path);
-    if let Some(Place::Message(of)) = &found {
-        let quoted = |before: &str| what.strip_prefix(before).and_then(|rest| rest.strip_suffix('\''));
-        if let Some(unknown) = quoted("unrecognized field name '") {
-            return Violations::one(
-                &part(unknown),
-                format!("is unknown; the fields here are {}", expected::fields(of)),
-            );
-        }
-        let choices = quoted("multiple fields provided for oneof '").and_then(|name| expected::choices(of, name));
-        if let Some((first, all)) = choices {
-            return Violations::one(&part(&first), format!("may not stand beside another of {all}"));
-        }
-    }
-    let is_value = error.is_data() && !what.ends_with("twice");
-    let expected = found.filter(|_| is_value).and_then(|place| place.expected());
-    let what = expected.map_or_else(
-        || format!("cannot be read: {}", shown(&without_value(what))),
-        |expected| format!("must be {expected}"),
-    );
+/// Returns the error of a text that does not read as the message that stands at `place`.
+fn unreadable(place: &str, unread: &Unread) -> Status {
+    let field = field_of(place, &unread.path);
+    let what = unread.what();
+    let what = if unread.is_of_contract { what } else { format!("cannot be read: {}", shown(&without_value(&what))) };
     Violations::one(if field.is_empty() { "body" } else { &field }, what)
 }
 
@@ -192,8 +150,9 @@ mod tests {
             (r#"{"titel": "x"}"#, "job.titel", "is unknown; the fields here are `title`, "),
             (r#"{"tasks": [{"fetch": {}}, {"fetch": {"url": 7}}]}"#, "job.tasks[1].fetch.url", "string"),
             (r#"{"tasks": [{"fetch": {"uri": "x"}}]}"#, "job.tasks[0].fetch.uri", "is unknown; the fields here are"),
-            (r#"{"tasks": [{"fetch": {}, "download": {}}]}"#, "job.tasks[0].fetch", "of `fetch` and `download`"),
-            (r#"{"title": "a", "title": "b"}"#, "job.title", "twice"),
+            (r#"{"tasks": [{"fetch": {}, "download": {}}]}"#, "job.tasks[0].download", "of `fetch` and `download`"),
+            (r#"{"title": "a", "title": "b"}"#, "job.title", "is given twice"),
+            (r#"{"rate_limit": {}, "rateLimit": {}}"#, "job.rateLimit", "twice, as `rate_limit` and as `rateLimit`"),
             (r#"{"labels": {"a": "b", "a": "c"}}"#, "job.labels.a", "twice"),
             (r#"{"priority": "high"}"#, "job.priority", "must be a whole number from -2147483648 to 2147483647"),
             (r#"{"priority": 99999999999}"#, "job.priority", "must be a whole number from "),
@@ -206,7 +165,7 @@ mod tests {
             (r#"{"title": "a"} {}"#, "job", "trailing"),
             (r#"{"title": "#, "job.title", "EOF"),
             ("", "job", "EOF"),
-            ("[]", "job", "map"),
+            ("[]", "job", "expected an object"),
             ("title=x", "job", "line 1"),
         ] {
             let (named, said) = read_job(text).unwrap_err();

@@ -5,13 +5,12 @@
 //! costs an annotation. The body is read where a client over gRPC would have sent its message ([`lazy_body`]): once it is known
 //! who calls. Only contents, whose answers are bytes, are written by hand.
 
-mod accept;
+pub(crate) mod accept;
 pub(crate) mod answer;
 mod bind;
 mod body;
 mod call;
 mod content;
-mod expected;
 mod import;
 pub(crate) mod json;
 mod lazy_body;

@@ -7,6 +7,7 @@ use prost_reflect::{
 };
 
 use super::*;
+use crate::protojson::{self, Whose};
 use crate::rest::json::pool;
 
 /// Every message that is written as JSON.
@@ -136,12 +137,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn an_answer_is_written_as_the_library_writes_it(seed in any::<u64>()) {
+    fn an_answer_is_written_as_the_library_writes_it_and_read_back(seed in any::<u64>()) {
         let (shapes, mut numbers) = (shapes(), Numbers(seed));
         for of in answers() {
             let message = numbers.message(&of, 4);
             let bytes = message.encode_to_vec();
-            assert_eq!(written(&shapes, &of, &bytes).unwrap(), by_library(&message), "{}", of.full_name());
+            let line = written(&shapes, &of, &bytes).unwrap();
+            assert_eq!(line, by_library(&message), "{}", of.full_name());
+            // And what is read of it is the message again.
+            let read = protojson::read(&of, line.as_bytes(), Whose::Own).unwrap();
+            assert_eq!(by_library(&read), line, "{}", of.full_name());
         }
     }
 

@@ -88,7 +88,7 @@ async fn a_list_of_any_length_is_submitted() {
     for (args, input, part) in [
         (&["submit", "-i", "-"][..], &b"# nothing yet\n"[..], "the list has no URL"),
         (&["submit", "-f", "-"], b"\r\n", "stdin is empty"),
-        (&["submit", "-f", "-"], b"{\"tasks\": [], \"tasks\": []}", "`tasks`: the key is given twice"),
+        (&["submit", "-f", "-"], b"{\"tasks\": [], \"tasks\": []}", "`tasks` is given twice"),
     ] {
         let empty = run_with(&server, args, input);
         assert_eq!(empty.status.code(), Some(2), "{}", text(&empty));

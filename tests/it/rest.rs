@@ -108,6 +108,21 @@ async fn what_is_wrong_with_a_body_is_named() {
         (r#"{"tasks": [{"fetch": {"url": 7}}]}"#, "job.tasks[0].fetch.url"),
         (r#"{"tasks": [{"fetch": {"url": "ftp://x/"}}]}"#, "job.tasks[0].fetch.url"),
         (r#"{"title": "a", "title": "b"}"#, "job.title"),
+        (r#"{"open": true, "rateLimit": {"burst": 1}, "rate_limit": {"burst": 2}}"#, "job.rate_limit"),
+        (
+            r#"{"tasks": [{"download": {"url": "http://a/", "maxBytes": 1, "max_bytes": 1}}]}"#,
+            "job.tasks[0].download.max_bytes",
+        ),
+        (
+            r#"{"tasks": [{"download": {"url": "http://a/", "max_bytes": 18446744073709551616}}]}"#,
+            "job.tasks[0].download.max_bytes",
+        ),
+        (
+            r#"{"tasks": [{"download": {"url": "http://a/", "max_bytes": 0.99999999999999999999}}]}"#,
+            "job.tasks[0].download.max_bytes",
+        ),
+        (r#"{"open": true, "priority": "2147483648"}"#, "job.priority"),
+        (r#"{"open": true, "group": {"mode": 0.5}}"#, "job.group.mode"),
         (r#"{"priority": 1e400}"#, "job.priority"),
         ("{}", "job.tasks"),
         ("{} {}", "job"),
@@ -128,6 +143,33 @@ async fn what_is_wrong_with_a_body_is_named() {
         assert_eq!(named.code, code, "{query}: {named:?}");
         assert!(code == 200 || named.fault().1 == "request_id", "{named:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whole_numbers_are_exactly_what_was_written() {
+    let server = Server::start().await;
+    for (written, kept) in [
+        ("9007199254740993.0", "9007199254740993"),
+        ("\"9007199254740993.0\"", "9007199254740993"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("1844674407370955161500e-2", "18446744073709551615"),
+        ("1e3", "1000"),
+        ("\"1e3\"", "1000"),
+        ("\"1844674407370955161.5e1\"", "18446744073709551615"),
+    ] {
+        let spec = format!(
+            r#"{{"start_time": "2100-01-01T00:00:00Z", "priority": "1e2", "group": {{"mode": 2.0}},
+                 "tasks": [{{"download": {{"url": "http://a.example/", "max_bytes": {written}}}}}]}}"#
+        );
+        let submitted = curl(&server, &["--json", &spec], "/v1/jobs");
+        assert_eq!(submitted.code, 200, "{written}: {submitted:?}");
+        let id = submitted.json()["job"]["job_id"].as_str().unwrap().to_owned();
+        let job = get(&server, &format!("/v1/jobs/{id}?include_spec=true")).json()["job"].take();
+        assert_eq!(job["spec"]["tasks"][0]["download"]["max_bytes"], kept, "{written}");
+        assert_eq!((&job["priority"], &job["group"]["mode"]), (&json!(100), &json!("GROUP_MODE_COLLECT")), "{written}");
+    }
+    assert_eq!(get(&server, "/v1/jobs?page_size=5e-1").fault().1, "page_size");
+    assert_eq!(get(&server, "/v1/jobs?page_size=30e-1").json()["jobs"].as_array().unwrap().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -242,6 +242,18 @@ test("a job that is deleted under an open page says so", () =>
     await page.waitForTimeout(600);
     await server.call("DELETE", `/v1/jobs/${id}`);
     await page.locator(".row.gone").waitFor();
+    const other = await server.submit({ title: "gone while it is looked at", tasks: [fetchOf(origin.url("ok"))] });
+    await server.wait(other);
+    await open(`/jobs/${other}`);
+    await until("it is live", async () => (await at(page, "page").getAttribute("data-live")) === "live");
+    await at(page, "tab-tasks").waitFor();
+    await server.call("DELETE", `/v1/jobs/${other}`);
+    await at(page, "job-gone").waitFor();
+    for (const hook of ["job-duplicate", "job-delete"]) {
+      assert.equal(await at(page, hook).getAttribute("title"), "This job was deleted", hook);
+      assert.equal(await at(page, hook).getAttribute("aria-disabled"), "true", hook);
+    }
+    assert.equal(await at(page, "tab-tasks").count(), 0, "there is nothing more to look at");
   }));
 
 test("many jobs are paused, resumed and deleted at once, after their number was told", () =>
@@ -789,6 +801,139 @@ test("over TLS who signs in has a cookie that no script can read, and stays sign
   } finally {
     await own.stop();
     rmSync(folder, { recursive: true, force: true });
+  }
+});
+
+// Goes to another page without loading it, which would forget the token.
+async function follow(page, path) {
+  await page.evaluate((to) => {
+    const link = Object.assign(document.createElement("a"), { href: to });
+    document.body.append(link);
+    link.click();
+    link.remove();
+  }, path);
+  await ready(page);
+}
+
+async function signIn(page, own, token, path = "/jobs") {
+  await page.goto(own.base + path);
+  await at(page, "sign-in-token").fill(token);
+  await at(page, "sign-in").click();
+  await at(page, "page", '[data-live="live"]').waitFor();
+}
+
+test("what a visitor may not do is off, and says why", async () => {
+  const own = await startServer();
+  try {
+    const grants = (...roles) => roles.flatMap((role) => ["--grant", role]);
+    const create = async (name, ...roles) => (await own.haul(["token", "create", name, ...grants(...roles)])).trim();
+    const hanging = await own.submit({ title: "of somebody else", tasks: [fetchOf(origin.url("hang"))] });
+    const failed = await own.submit({ title: "failed", defaults: { retry: { max_attempts: 1 } }, tasks: [fetchOf(origin.url("status/403"))] });
+    await own.wait(failed);
+    const [all, viewer, submitter] = [await create("all", "operator", "control", "submit"), await create("viewer", "read"), await create("ci", "read", "submit")];
+    const answer = await fetch(`${own.base}/v1/jobs`, { method: "POST", headers: { "content-type": "application/json", authorization: `Bearer ${submitter}` }, body: JSON.stringify({ title: "own", tasks: [fetchOf(origin.url("hang"))] }) });
+    const ownId = (await answer.json()).job.job_id;
+    // Of each page the buttons that somebody may not press, and the role that is missing.
+    const pages = [
+      ["/jobs", ["submit-open"], "submit"],
+      [`/jobs/${hanging}`, ["job-pause", "job-cancel", "job-limits"], "control"],
+      [`/jobs/${hanging}`, ["job-duplicate"], "submit"],
+      [`/jobs/${failed}`, ["job-retry", "job-delete"], "control"],
+      [`/jobs/${failed}/failures`, ["failure-retry"], "control"],
+      [`/jobs/${failed}/tasks/0`, ["task-retry"], "control"],
+      [`/jobs/${hanging}/tasks/0`, ["task-cancel"], "control"],
+      ["/hosts", ["host-limits"], "operator"],
+      ["/server", ["limits-save", "drain-open"], "operator"],
+      ["/submit", ["submit-send", "submit-check"], "submit"],
+    ];
+    const look = async (page, mayDo) => {
+      for (const [path, hooks, role] of pages) {
+        await follow(page, path);
+        for (const hook of hooks) {
+          const button = at(page, hook).first();
+          await button.waitFor();
+          const isOff = !mayDo.includes(role);
+          await until(`${hook} is ${isOff ? "off" : "on"}`, async () => ((await button.getAttribute("aria-disabled")) === "true") === isOff);
+          if (isOff) assert.match(await button.getAttribute("title"), new RegExp(`This needs the role ${role}`), hook);
+        }
+      }
+    };
+    await withPage(
+      async (page) => {
+        await signIn(page, own, viewer);
+        await look(page, []);
+        // Pressed all the same, by the mouse or by a key, it says so and does nothing.
+        await follow(page, "/jobs");
+        await at(page, "job-select").first().check();
+        await at(page, "bulk-delete", '[aria-disabled="true"]').click({ force: true });
+        await page.locator(".said", { hasText: "This needs the role control" }).waitFor();
+        assert.equal(await at(page, "confirm").count(), 0);
+        await follow(page, `/jobs/${hanging}`);
+        await at(page, "job", '[data-state="running"]').waitFor();
+        await page.keyboard.press("c");
+        await page.locator(".said", { hasText: "This needs the role control" }).waitFor();
+        assert.equal(await at(page, "confirm").count(), 0);
+        await page.keyboard.press("n");
+        await at(page, "submit-urls").fill(origin.url("ok"));
+        await at(page, "submit-title").press("Enter");
+        await page.locator(".said", { hasText: "This needs the role submit" }).waitFor();
+        await axe(page, "/submit of somebody who may not");
+        await follow(page, "/server");
+        await at(page, "limit-max_per_host").press("Enter");
+        await page.locator(".said", { hasText: "This needs the role operator" }).waitFor();
+        await axe(page, "/server of somebody who may not");
+      },
+      { on: own, bypassCSP: true },
+    );
+    await withPage(
+      async (page) => {
+        await signIn(page, own, submitter);
+        await look(page, ["submit"]);
+        await follow(page, `/jobs/${ownId}`);
+        await until("the own job is controlled", async () => (await at(page, "job-cancel").getAttribute("aria-disabled")) === null);
+        await page.keyboard.press("p");
+        await at(page, "job", '[data-state="paused"]').waitFor();
+      },
+      { on: own },
+    );
+    await withPage(
+      async (page) => {
+        await signIn(page, own, all);
+        await look(page, ["submit", "control", "operator"]);
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
+  }
+});
+
+test("a token that is revoked under an open page ends it in words", async () => {
+  const own = await startServer();
+  try {
+    const first = (await own.haul(["token", "create", "first", "--grant", "operator", "--grant", "read"])).trim();
+    const second = (await own.haul(["token", "create", "second", "--grant", "read"])).trim();
+    await withPage(
+      async (page) => {
+        await page.goto(`${own.base}/jobs`);
+        assert.equal(await at(page, "sign-in-dialog").locator("h2").innerText(), "This server needs a token");
+        assert.equal(await at(page, "sign-in-ended").count(), 0, "at the first visit nothing has ended");
+        await at(page, "sign-in-token").fill(second);
+        await at(page, "sign-in").click();
+        await at(page, "page", '[data-live="live"]').waitFor();
+        await own.haul(["token", "revoke", second.split("_")[1]], "");
+        await at(page, "sign-in-ended").waitFor();
+        assert.match(await text(page, "sign-in-ended"), /was revoked, or has expired/);
+        assert.equal(await at(page, "sign-in-dialog").locator("h2").innerText(), "You are no longer signed in");
+        await at(page, "sign-in-token").fill(first);
+        await at(page, "sign-in").click();
+        await at(page, "sign-in-dialog").waitFor({ state: "detached" });
+        await at(page, "page", '[data-live="live"]').waitFor();
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
   }
 });
 

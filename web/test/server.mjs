@@ -59,8 +59,7 @@ export async function startServer(flags = []) {
     haul: (args, input = "") =>
       new Promise((done, fail) => {
         // The server's own user needs neither a certificate nor a token.
-        const place = it.base.startsWith("https") ? `unix:${join(dir, "data", "haul.sock")}` : it.base;
-        const run = spawn(HAUL, ["--server", place, ...args], { stdio: ["pipe", "pipe", "pipe"] });
+        const run = spawn(HAUL, ["--server", `unix:${join(dir, "data", "haul.sock")}`, ...args], { stdio: ["pipe", "pipe", "pipe"] });
         let out = "";
         let bad = "";
         run.stdout.on("data", (text) => (out += text));

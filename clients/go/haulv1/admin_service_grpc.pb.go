@@ -24,8 +24,9 @@ type AdminServiceClient interface {
 	// Changes limits. Takes effect at once, on running tasks too, and is kept across restarts, where it is stronger than
 	// the settings file, and weaker than flags and environment. Idempotent.
 	UpdateLimits(ctx context.Context, in *UpdateLimitsRequest, opts ...grpc.CallOption) (*UpdateLimitsResponse, error)
-	// Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
-	// others gets the numbers, errors and pauses of its own jobs. Idempotent.
+	// Lists the hosts that the server talks to or has begun to work for, by name. One whose tasks have only waited for a
+	// place among `max_concurrent_tasks` so far is not there yet. A caller without a role that sees the jobs of others
+	// gets the numbers, errors and pauses of its own jobs. Idempotent.
 	ListHosts(ctx context.Context, in *ListHostsRequest, opts ...grpc.CallOption) (*ListHostsResponse, error)
 	// Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
 	// Idempotent. Errors: NOT_FOUND (HOST_NOT_FOUND).
@@ -108,8 +109,9 @@ type AdminServiceServer interface {
 	// Changes limits. Takes effect at once, on running tasks too, and is kept across restarts, where it is stronger than
 	// the settings file, and weaker than flags and environment. Idempotent.
 	UpdateLimits(context.Context, *UpdateLimitsRequest) (*UpdateLimitsResponse, error)
-	// Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
-	// others gets the numbers, errors and pauses of its own jobs. Idempotent.
+	// Lists the hosts that the server talks to or has begun to work for, by name. One whose tasks have only waited for a
+	// place among `max_concurrent_tasks` so far is not there yet. A caller without a role that sees the jobs of others
+	// gets the numbers, errors and pauses of its own jobs. Idempotent.
 	ListHosts(context.Context, *ListHostsRequest) (*ListHostsResponse, error)
 	// Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
 	// Idempotent. Errors: NOT_FOUND (HOST_NOT_FOUND).

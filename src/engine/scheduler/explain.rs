@@ -104,7 +104,7 @@ impl Scheduler {
             Why::Task(wait) => return task_wait(wait),
             Why::Cap => {
                 let cap = run.map_or(0, |run| run.job.spec.group.max_concurrency);
-                (None, format!("{cap} tasks of the job run, as many as its `max_concurrency` allows"))
+                (None, format!("{}, as many as its `max_concurrency` allows", tasks_run(cap, " of the job")))
             }
             Why::JobRate => {
                 let until = run.and_then(|run| run.rates_allow(self.now()).err());
@@ -125,12 +125,16 @@ impl Scheduler {
             Why::Host(host, Blocked::Paused(until)) => (Some(until), hosts.explain_pause(host, tenant, until)),
             Why::Server => {
                 let max = hosts.limits().max_concurrent_tasks;
-                let running = if max == 1 { "a task runs".to_owned() } else { format!("{max} tasks run") };
-                (None, format!("{running}, as many as the server allows"))
+                (None, format!("{}, as many as the server allows", tasks_run(max, "")))
             }
         };
         Wait { reason, until, message }
     }
+}
+
+/// How the sentences about what is full begin.
+pub(super) fn tasks_run(count: u32, whose: &str) -> String {
+    if count == 1 { format!("a task{whose} runs") } else { format!("{count} tasks{whose} run") }
 }
 
 /// What a lane waits for.

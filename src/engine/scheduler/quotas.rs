@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::engine::command::EngineError;
 use crate::engine::scheduler::Scheduler;
+use crate::engine::scheduler::explain::tasks_run;
 use crate::engine::timers::Timer;
 use crate::limits::transport::JobRates;
 use crate::model::book::Book;
@@ -192,7 +193,7 @@ impl Scheduler {
         match it.quotas.running_tasks {
             _ if it.is_suspended => "the tenant is suspended".to_owned(),
             Some(most) if self.queue.running_of_tenant(tenant) >= most => {
-                format!("{most} tasks of the tenant run, as many as its `running_tasks` allows")
+                format!("{}, as many as its `running_tasks` allows", tasks_run(most, " of the tenant"))
             }
             _ => "the tenant's `requests_per_second` is used up".to_owned(),
         }

@@ -27,12 +27,6 @@ pub enum Form {
 }
 
 impl Form {
-    /// Chooses by what a client accepts.
-    pub fn accepted(accept: &str) -> Form {
-        let is_asked_for = accept.split(',').any(|kind| kind.trim().starts_with("application/openmetrics-text"));
-        if is_asked_for { Form::OpenMetrics } else { Form::Classic }
-    }
-
     /// Returns the type of the content.
     pub fn content_type(self) -> &'static str {
         match self {
@@ -148,7 +142,7 @@ impl Scrape {
         w.gauges("haul_waiting_tasks", "Tasks that wait now, by what for.", None, "reason", waiting)?;
         w.gauges(
             "haul_hosts",
-            "Hosts with work or a pause.",
+            "Hosts with work that has begun, or a pause.",
             None,
             "state",
             ["ok", "paused"].into_iter().zip(gauges.hosts),
@@ -414,13 +408,5 @@ mod tests {
         assert!(open.ends_with("# EOF\n") && !classic.contains("# EOF"));
         assert!(classic.contains("# TYPE haul_attempts_total counter"), "{classic}");
         assert!(open.contains("# TYPE haul_attempts counter"), "{open}");
-    }
-
-    #[test]
-    fn the_form_is_the_one_that_is_asked_for() {
-        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
-        assert_eq!(Form::accepted(prometheus), Form::OpenMetrics);
-        assert_eq!(Form::accepted("text/plain"), Form::Classic);
-        assert_eq!(Form::accepted(""), Form::Classic);
     }
 }

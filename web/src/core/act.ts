@@ -1,10 +1,11 @@
 // What can be done with one job and its tasks: asks where something would be lost, calls, and says what came of it.
-import { ask, tell } from "../ui/dialog";
+import { ask } from "../ui/dialog";
 import { CALL, jobs } from "./api";
 import { type Job, type TaskFilter } from "./contract";
 import { faultOf } from "./errors";
 import { count, plain, plural } from "./format";
 import type { JobModel } from "./jobmodel";
+import { tell } from "./notice";
 import { titleOf } from "./words";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { TaskFilterSchema } from "./contract";

@@ -1,26 +1,36 @@
 // The services of the server, as every other client has them: gRPC, in the form that browsers can speak.
-import { Code, ConnectError, createClient, type Interceptor } from "@connectrpc/connect";
+import { Code, createClient, type Interceptor } from "@connectrpc/connect";
 import { createGrpcWebTransport } from "@connectrpc/connect-web";
 import { signal } from "@preact/signals";
 import { AccessService } from "../../gen/haul/v1/access_service_pb";
 import { AdminService } from "../../gen/haul/v1/admin_service_pb";
 import { ContentService } from "../../gen/haul/v1/content_service_pb";
 import { JobService } from "../../gen/haul/v1/job_service_pb";
+import { faultOf, type Fault } from "./errors";
 
 // The token of whoever signed in without TLS. It lives as long as the page: what scripts can read is not kept.
 export const token = signal("");
 // Counts who signed in and out, since then everything is another's.
 export const visits = signal(0);
 
-// Whether a call was refused because it came without a token, or with one that counts no more.
+// Whether a call was refused because it came without a token, or with one that counts no more; and which of the two it was.
 export const isSignInAsked = signal(false);
+export const hasTokenEnded = signal(false);
+
+export function askToSignIn(fault: Fault): void {
+  // What follows while it is asked is refused for want of a token, too.
+  if (isSignInAsked.peek()) return;
+  hasTokenEnded.value = fault.reason === "BAD_CREDENTIALS";
+  isSignInAsked.value = true;
+}
 
 const authorize: Interceptor = (next) => async (request) => {
   if (token.peek()) request.header.set("authorization", `Bearer ${token.peek()}`);
   try {
     return await next(request);
   } catch (error) {
-    if (ConnectError.from(error).code === Code.Unauthenticated) isSignInAsked.value = true;
+    const fault = faultOf(error);
+    if (fault.code === Code.Unauthenticated) askToSignIn(fault);
     throw error;
   }
 };

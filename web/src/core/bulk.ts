@@ -1,11 +1,12 @@
 // One action on many jobs, on the server: it counts them first, one is asked, then it tells how far it is.
 import { create } from "@bufbuild/protobuf";
 import { signal } from "@preact/signals";
-import { ask, tell } from "../ui/dialog";
+import { ask } from "../ui/dialog";
 import { CALL, jobs } from "./api";
 import { JobAction, JobFilterSchema, type JobFilter } from "./contract";
 import { faultOf } from "./errors";
 import { plural } from "./format";
+import { tell } from "./notice";
 
 export interface BulkResult {
   text: string;

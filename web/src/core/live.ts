@@ -3,7 +3,7 @@
 import { batch, signal } from "@preact/signals";
 import { Code } from "@connectrpc/connect";
 import type { ServerTotals } from "../../gen/haul/v1/job_service_pb";
-import { admin, CALL, isSignInAsked, visits } from "./api";
+import { admin, askToSignIn, CALL, visits } from "./api";
 import { faultOf, isAborted, type Fault } from "./errors";
 import { draw } from "./frame";
 import { takeSlot } from "./slots";
@@ -91,7 +91,7 @@ async function run(source: Source, signal: AbortSignal): Promise<boolean> {
       if (isAborted(error, both)) continue;
       const fault = faultOf(error);
       if (fault.code === Code.Unauthenticated) {
-        isSignInAsked.value = true;
+        askToSignIn(fault);
         await signedIn(both);
         continue;
       }

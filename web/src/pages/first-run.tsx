@@ -1,6 +1,6 @@
 // What a server without any job shows: how the first one comes.
-import { Copy, Empty } from "../ui/bits";
-import { Icon } from "../ui/icons";
+import { whyNot } from "../core/roles";
+import { ButtonLink, Copy, Empty } from "../ui/bits";
 
 export function FirstRun() {
   const spec = `{"tasks":[{"fetch":{"url":"https://example.com/"}}]}`;
@@ -9,10 +9,9 @@ export function FirstRun() {
     <Empty hook="jobs-empty" title="No jobs yet">
       <p>A job is a group of fetches and downloads that haul runs, retries and resumes until they are done.</p>
       <p>
-        <a class="button primary" href="/submit">
-          <Icon name="plus" />
-          <span>Submit the first job</span>
-        </a>
+        <ButtonLink icon="plus" kind="primary" no={whyNot.submit()} to="/submit">
+          Submit the first job
+        </ButtonLink>
       </p>
       <p class="muted">or from a terminal</p>
       <div class="command">

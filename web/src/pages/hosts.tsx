@@ -6,9 +6,10 @@ import type { Host } from "../core/contract";
 import { faultOf } from "../core/errors";
 import { clock, count, plain, plural, rate } from "../core/format";
 import { now } from "../core/frame";
+import { tell } from "../core/notice";
 import { useAsked, useTotals } from "../core/poll";
+import { whyNot } from "../core/roles";
 import { Ago, Button, Empty, ErrorBox, Heading, HostName, Prose, Skeleton } from "../ui/bits";
-import { tell } from "../ui/dialog";
 import { Icon } from "../ui/icons";
 import { HostLimitsDialog } from "./host-limits";
 import { useReady } from "./ready";
@@ -69,7 +70,7 @@ export function HostsPage() {
       {!shown && !asked.fault.value && <Skeleton lines={6} />}
       {shown && hosts.length === 0 && (
         <Empty hook="hosts-empty" title="No hosts">
-          <p class="muted">Hosts are listed here while the server talks to them or has work for them.</p>
+          <p class="muted">Hosts are listed here while the server talks to them, or has begun to work for them and waits.</p>
         </Empty>
       )}
       {hosts.length > 0 && (
@@ -147,11 +148,11 @@ function Row({ host, resume, change }: { host: Host; resume: (host: string) => P
       </td>
       <td class="row-actions">
         {isPaused && (
-          <Button hook="host-resume" icon="play" onClick={() => void resume(host.host)}>
+          <Button hook="host-resume" icon="play" no={whyNot.operate()} onClick={() => void resume(host.host)}>
             Resume now
           </Button>
         )}
-        <Button hook="host-limits" onClick={() => change(host)}>
+        <Button hook="host-limits" no={whyNot.operate()} onClick={() => change(host)}>
           Limits…
         </Button>
       </td>

@@ -7,7 +7,7 @@ import { href } from "../core/router";
 import { hasEnded, reasonText, reasonWord } from "../core/words";
 import { Button, Empty, HostName, Prose } from "../ui/bits";
 
-export function Failures({ model, job, base }: { model: JobModel; job: Job; base: string }) {
+export function Failures({ model, job, base, no }: { model: JobModel; job: Job; base: string; no?: string }) {
   if (!job.failures.length) {
     return (
       <Empty hook="failures-none" title="No task has failed">
@@ -31,7 +31,7 @@ export function Failures({ model, job, base }: { model: JobModel; job: Job; base
         </thead>
         <tbody>
           {job.failures.map((it) => (
-            <Row key={`${it.reason} ${it.httpStatus} ${it.host}`} failure={it} model={model} job={job} base={base} />
+            <Row key={`${it.reason} ${it.httpStatus} ${it.host}`} failure={it} model={model} job={job} base={base} no={no} />
           ))}
         </tbody>
       </table>
@@ -39,7 +39,7 @@ export function Failures({ model, job, base }: { model: JobModel; job: Job; base
   );
 }
 
-function Row({ failure, model, job, base }: { failure: FailureCount; model: JobModel; job: Job; base: string }) {
+function Row({ failure, model, job, base, no }: { failure: FailureCount; model: JobModel; job: Job; base: string; no?: string }) {
   const { reason, httpStatus, host, count: number } = failure;
   const word = reasonWord(reason);
   // What is left over when there are too many kinds has no condition of its own.
@@ -78,7 +78,7 @@ function Row({ failure, model, job, base }: { failure: FailureCount; model: JobM
           <span>Show</span>
         </a>
         {!isRest && (
-          <Button hook="failure-retry" icon="retry" off={isOff} title={isOff ? "When the job has ended" : undefined} onClick={() => void retryFailed(model, filter, `what failed with ${text}`, number)}>
+          <Button hook="failure-retry" icon="retry" off={isOff} no={no} title={isOff ? "When the job has ended" : undefined} onClick={() => void retryFailed(model, filter, `what failed with ${text}`, number)}>
             Retry these
           </Button>
         )}

@@ -9,7 +9,7 @@ import { Button, Prose } from "../ui/bits";
 import { Icon, type IconName } from "../ui/icons";
 import { Bar, Sparkline } from "../ui/progress";
 
-export function Summary({ model, job, base }: { model: JobModel; job: Job; base: string }) {
+export function Summary({ model, job, base, no }: { model: JobModel; job: Job; base: string; no?: string }) {
   const counts = job.counts;
   const total = counts?.total ?? 0;
   const ended = (counts?.succeeded ?? 0) + (counts?.failed ?? 0) + (counts?.cancelled ?? 0);
@@ -51,7 +51,7 @@ export function Summary({ model, job, base }: { model: JobModel; job: Job; base:
           </li>
         ))}
       </ul>
-      {isOpen && job.waiting.length > 0 && <Waits model={model} job={job} />}
+      {isOpen && job.waiting.length > 0 && <Waits model={model} job={job} no={no} />}
       {!isOpen && job.failure && (
         <p class="summary-failure">
           <Icon name="warn" />
@@ -77,7 +77,7 @@ function bytesText(job: Job): string {
   return all > done && !hasEnded(job.state) ? `${bytes(done)} of ${bytes(all)}` : bytes(done);
 }
 
-function Waits({ model, job }: { model: JobModel; job: Job }) {
+function Waits({ model, job, no }: { model: JobModel; job: Job; no?: string }) {
   return (
     <ul class="waits" aria-label="Why tasks wait">
       {job.waiting.map(({ waiting, tasks }) => {
@@ -91,7 +91,7 @@ function Waits({ model, job }: { model: JobModel; job: Job }) {
               <Prose text={waiting?.message ?? ""} />
               {waiting?.until && ` until ${clock(timestampDate(waiting.until))}`}
             </span>
-            <Remedy reason={reason} model={model} />
+            <Remedy reason={reason} model={model} no={no} />
           </li>
         );
       })}
@@ -100,11 +100,11 @@ function Waits({ model, job }: { model: JobModel; job: Job }) {
 }
 
 // What one can do about it, if anything.
-function Remedy({ reason, model }: { reason: WaitReason; model: JobModel }) {
+function Remedy({ reason, model, no }: { reason: WaitReason; model: JobModel; no?: string }) {
   switch (reason) {
     case WaitReason.BACKING_OFF:
       return (
-        <Button kind="quiet" onClick={() => void retryNow(model)}>
+        <Button kind="quiet" no={no} onClick={() => void retryNow(model)}>
           Retry now
         </Button>
       );

@@ -21,7 +21,7 @@ const STATES = TASK_STATES.map((it) => ({ value: taskState(it), label: say(taskS
 const REASONS = FAILURE_REASONS.map((it) => ({ value: reasonWord(it), label: reasonText(it) }));
 const NONE = { state: "", reason: "", status: "", host: "", search: "" };
 
-export function Tasks({ model, job, open }: { model: JobModel; job: Job; open: number | null }) {
+export function Tasks({ model, job, open, no }: { model: JobModel; job: Job; open: number | null; no?: string }) {
   const text = place.value.query.toString();
   const query = useMemo(() => readTasksQuery(new URLSearchParams(text)), [conditionsOf(text)]);
   const matching = isLooking(query);
@@ -88,7 +88,7 @@ export function Tasks({ model, job, open }: { model: JobModel; job: Job; open: n
   return (
     <section aria-label="Tasks">
       <Filters query={query} goTo={isMatch ? undefined : show} total={job.counts?.total ?? 0} />
-      {selected.value.size > 0 && <Selected model={model} job={job} indexes={[...selected.value]} clear={() => (selected.value = new Set())} />}
+      {selected.value.size > 0 && <Selected model={model} job={job} no={no} indexes={[...selected.value]} clear={() => (selected.value = new Set())} />}
       {tasks.fault.value && <ErrorBox fault={tasks.fault.value} again={() => void tasks.refresh()} />}
       {isMatch && number === 0 ? (
         tasks.isLoaded.value ? <None tasks={tasks} /> : <Skeleton lines={8} />
@@ -174,20 +174,20 @@ function Filters({ query, goTo, total }: { query: TasksQuery; goTo?: (index: num
   );
 }
 
-function Selected({ model, job, indexes, clear }: { model: JobModel; job: Job; indexes: number[]; clear: () => void }) {
+function Selected({ model, job, no, indexes, clear }: { model: JobModel; job: Job; no?: string; indexes: number[]; clear: () => void }) {
   const isEnded = hasEnded(job.state);
   const done = (work: Promise<void>) => void work.then(clear);
   return (
     <div class="selection" data-testid="selection" data-count={indexes.length}>
       <span class="selection-count">{plural(indexes.length, "task")} selected</span>
       <div class="selection-actions">
-        <Button off={!isEnded} title={isEnded ? undefined : "When the job has ended"} onClick={() => done(retryTasks(model, indexes))}>
+        <Button off={!isEnded} no={no} title={isEnded ? undefined : "When the job has ended"} onClick={() => done(retryTasks(model, indexes))}>
           Retry
         </Button>
-        <Button off={isEnded} onClick={() => done(retryNow(model, indexes))}>
+        <Button off={isEnded} no={no} onClick={() => done(retryNow(model, indexes))}>
           Retry now
         </Button>
-        <Button off={isEnded} onClick={() => done(cancelTasks(model, indexes))}>
+        <Button off={isEnded} no={no} onClick={() => done(cancelTasks(model, indexes))}>
           Cancel…
         </Button>
         <Button kind="quiet" icon="close" label="Clear the selection" onClick={clear} />

@@ -6,9 +6,11 @@ import { JobState, type Job } from "../core/contract";
 import { count, plain } from "../core/format";
 import { JobModel } from "../core/jobmodel";
 import { useKeys } from "../core/keys";
+import { tell } from "../core/notice";
+import { GONE, whyNot } from "../core/roles";
 import { go, path } from "../core/router";
 import { canCancel, canPause, canResume, canRetry, hasEnded, jobState, titleOf } from "../core/words";
-import { Button, Copy, Empty, ErrorBox, Heading, Skeleton } from "../ui/bits";
+import { Button, ButtonLink, Copy, Empty, ErrorBox, Heading, Skeleton } from "../ui/bits";
 import { State } from "../ui/icons";
 import { Activity } from "./job-activity";
 import { Failures } from "./job-failures";
@@ -72,17 +74,19 @@ function Known({ model, job, isGone }: { model: JobModel; job: Job; isGone: bool
     if (await deleteJob(job)) go("/jobs");
   };
 
+  const no = isGone ? GONE : whyNot.control(job);
+  const steer = (can: boolean, work: () => Promise<void>) => {
+    if (can && no) tell(`${no}.`, true);
+    else if (can) void work();
+  };
   useKeys(
     {
       f: () => go(`${base}/failures`),
-      p: () => {
-        if (canPause(job.state)) void pauseJob(model);
-        else if (canResume(job.state)) void resumeJob(model);
-      },
-      c: () => canCancel(job.state) && void cancelJob(model, job),
-      r: () => canRetry(job) && void retryJob(model, job),
+      p: () => steer(canPause(job.state) || canResume(job.state), () => (canPause(job.state) ? pauseJob(model) : resumeJob(model))),
+      c: () => steer(canCancel(job.state), () => cancelJob(model, job)),
+      r: () => steer(canRetry(job), () => retryJob(model, job)),
     },
-    [model, job],
+    [model, job, no],
   );
 
   const tabs = useRef<HTMLElement>(null);
@@ -115,56 +119,58 @@ function Known({ model, job, isGone }: { model: JobModel; job: Job; isGone: bool
         </div>
         <div class="actions push">
           {canResume(job.state) ? (
-            <Button hook="job-resume" icon="play" off={isGone} onClick={() => void resumeJob(model)}>
+            <Button hook="job-resume" icon="play" no={no} onClick={() => void resumeJob(model)}>
               Resume
             </Button>
           ) : (
             !hasEnded(job.state) && (
-              <Button hook="job-pause" icon="pause" off={isGone || !canPause(job.state)} onClick={() => void pauseJob(model)}>
+              <Button hook="job-pause" icon="pause" off={!canPause(job.state)} no={no} onClick={() => void pauseJob(model)}>
                 Pause
               </Button>
             )
           )}
           {!hasEnded(job.state) && (
-            <Button hook="job-cancel" icon="stop" off={isGone || !canCancel(job.state)} onClick={() => void cancelJob(model, job)}>
+            <Button hook="job-cancel" icon="stop" off={!canCancel(job.state)} no={no} onClick={() => void cancelJob(model, job)}>
               {job.state === JobState.CANCELLING ? "Cancelling…" : "Cancel…"}
             </Button>
           )}
           {hasEnded(job.state) && (
-            <Button hook="job-retry" icon="retry" off={isGone || !canRetry(job)} title={canRetry(job) ? undefined : "Nothing failed and nothing was cancelled"} onClick={() => void retryJob(model, job)}>
+            <Button hook="job-retry" icon="retry" off={!canRetry(job)} no={no} title={canRetry(job) ? undefined : "Nothing failed and nothing was cancelled"} onClick={() => void retryJob(model, job)}>
               Retry failed…
             </Button>
           )}
           {!hasEnded(job.state) && (
-            <Button hook="job-limits" icon="gauge" off={isGone} onClick={() => (isLimiting.value = true)}>
+            <Button hook="job-limits" icon="gauge" no={no} onClick={() => (isLimiting.value = true)}>
               Limits…
             </Button>
           )}
-          <a class="button" data-testid="job-duplicate" href={`/submit?from=${job.jobId}`}>
-            <span>Duplicate</span>
-          </a>
+          <ButtonLink hook="job-duplicate" no={isGone ? GONE : whyNot.submit()} to={`/submit?from=${job.jobId}`}>
+            Duplicate
+          </ButtonLink>
           {hasEnded(job.state) && (
-            <Button hook="job-delete" kind="danger" icon="trash" off={isGone} onClick={() => void remove()}>
+            <Button hook="job-delete" kind="danger" icon="trash" no={no} onClick={() => void remove()}>
               Delete…
             </Button>
           )}
         </div>
       </div>
-      <Summary model={model} job={job} base={base} />
-      <nav class="tabs" aria-label="Views of this job" ref={tabs}>
-        {TABS.map((it) => (
-          <a key={it} href={it === "overview" ? base : `${base}/${it}`} data-testid={`tab-${it}`} data-keep-scroll aria-current={it === tab ? "page" : undefined}>
-            {it[0]!.toUpperCase() + it.slice(1)}
-            {it === "failures" && failed > 0 && <span class="pill bad">{count(failed)}</span>}
-          </a>
-        ))}
-      </nav>
+      <Summary model={model} job={job} base={base} no={no} />
+      {!isGone && (
+        <nav class="tabs" aria-label="Views of this job" ref={tabs}>
+          {TABS.map((it) => (
+            <a key={it} href={it === "overview" ? base : `${base}/${it}`} data-testid={`tab-${it}`} data-keep-scroll aria-current={it === tab ? "page" : undefined}>
+              {it[0]!.toUpperCase() + it.slice(1)}
+              {it === "failures" && failed > 0 && <span class="pill bad">{count(failed)}</span>}
+            </a>
+          ))}
+        </nav>
+      )}
       {tab === "overview" && <Overview model={model} job={job} />}
-      {tab === "tasks" && <Tasks model={model} job={job} open={task} />}
-      {tab === "failures" && <Failures model={model} job={job} base={base} />}
+      {tab === "tasks" && <Tasks model={model} job={job} open={task} no={no} />}
+      {tab === "failures" && <Failures model={model} job={job} base={base} no={no} />}
       {tab === "activity" && <Activity model={model} />}
       {tab === "spec" && <Spec model={model} />}
-      {task !== null && <TaskDrawer key={task} model={model} job={job} index={task} base={base} />}
+      {task !== null && <TaskDrawer key={task} model={model} job={job} index={task} base={base} no={no} />}
       {isLimiting.value && <JobLimits model={model} job={job} onClose={() => (isLimiting.value = false)} />}
     </article>
   );

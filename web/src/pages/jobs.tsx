@@ -6,11 +6,13 @@ import { JobAction, type Job } from "../core/contract";
 import { count, plural } from "../core/format";
 import { JobList } from "../core/joblist";
 import { focusedRow, useKeys } from "../core/keys";
+import { tell } from "../core/notice";
 import { filterOf, isFiltered, readQuery, type JobsQuery } from "../core/query";
+import { whyNot } from "../core/roles";
 import { go, place, setQuery } from "../core/router";
 import { onlyOf } from "../core/selection";
 import { canPause } from "../core/words";
-import { Button, Empty, ErrorBox, Heading, Skeleton } from "../ui/bits";
+import { Button, ButtonLink, Empty, ErrorBox, Heading, Skeleton } from "../ui/bits";
 import { Icon } from "../ui/icons";
 import { FirstRun } from "./first-run";
 import { JobRow } from "./job-row";
@@ -70,6 +72,8 @@ function List({ query }: { query: JobsQuery }) {
     return id ? [id] : [];
   };
   const act = async (action: JobAction) => {
+    const no = whyNot.control();
+    if (no) return tell(`${no}.`, true);
     const filter = isAll.value ? filterOf(query) : filterOfIds(chosen());
     if (!isAll.value && !filter.jobIds.length) return;
     if (await control(action, filter)) {
@@ -110,10 +114,9 @@ function List({ query }: { query: JobsQuery }) {
             <span>{count(list.news.value)} new</span>
           </button>
         )}
-        <a class="button primary push" href="/submit" data-testid="submit-open">
-          <Icon name="plus" />
-          <span>Submit</span>
-        </a>
+        <ButtonLink hook="submit-open" icon="plus" kind="primary" no={whyNot.submit()} isLast to="/submit">
+          Submit
+        </ButtonLink>
       </div>
       {!isFirstRun && <JobsFilter query={query} />}
       {list.fault.value && <ErrorBox fault={list.fault.value} again={() => void list.load()} />}
@@ -164,7 +167,7 @@ function Selection({ rows, list, query, selected, isAll, act, setAll, clear }: S
       )}
       <div class="selection-actions">
         {ACTIONS.map(([action, label, hook]) => (
-          <Button key={hook} hook={hook} off={result !== null && !result.isDone} kind={action === JobAction.DELETE ? "danger" : undefined} onClick={() => void act(action)}>
+          <Button key={hook} hook={hook} off={result !== null && !result.isDone} no={whyNot.control()} kind={action === JobAction.DELETE ? "danger" : undefined} onClick={() => void act(action)}>
             {label}
           </Button>
         ))}

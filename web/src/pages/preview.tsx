@@ -6,8 +6,8 @@ import type { Task } from "../core/contract";
 import { IMAGE_BYTES_MAX, judge, LOOK_BYTES, type Content } from "../core/content";
 import { faultOf, type Fault } from "../core/errors";
 import { bytes, plain } from "../core/format";
+import { tell } from "../core/notice";
 import { ErrorBox, Button, Skeleton } from "../ui/bits";
-import { tell } from "../ui/dialog";
 import { Icon } from "../ui/icons";
 import { Tree } from "../ui/tree";
 

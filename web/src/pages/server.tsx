@@ -1,13 +1,15 @@
 // The server: what it is, what it may ask of the network, and the way to its end.
 import { useSignal } from "@preact/signals";
-import { admin, CALL, people, signOut } from "../core/api";
+import { admin, CALL, signOut } from "../core/api";
 import type { GetServerInfoResponse, Limits } from "../core/contract";
 import { faultOf, type Fault } from "../core/errors";
 import { bytes, count, durationText, plain } from "../core/format";
 import { isDraining } from "../core/live";
+import { tell } from "../core/notice";
 import { useAsked, useTotals } from "../core/poll";
+import { visitor, whyNot } from "../core/roles";
 import { Button, Copy, ErrorBox, Fact, Heading, Skeleton } from "../ui/bits";
-import { ask, tell } from "../ui/dialog";
+import { ask } from "../ui/dialog";
 import { NumberField, readBytes, readNumber, readWhole } from "../ui/fields";
 import { useReady } from "./ready";
 
@@ -77,8 +79,7 @@ function Info({ info }: { info: GetServerInfoResponse }) {
 
 // Who looks, where the server asks for that.
 function Visitor() {
-  const asked = useAsked(() => people.whoAmI({}, CALL), 60_000);
-  const it = asked.value.value;
+  const it = visitor.value;
   if (!it || it.method !== "TOKEN") return null;
   return (
     <Fact name="You are">
@@ -121,6 +122,7 @@ function LimitsForm({ limits }: { limits: Limits }) {
     isBusy.value = false;
   };
   const it = held.value;
+  const no = whyNot.operate();
   return (
     <section class="panel" aria-labelledby="limits">
       <h2 id="limits" class="panel-title">
@@ -142,11 +144,11 @@ function LimitsForm({ limits }: { limits: Limits }) {
           <NumberField hook="limit-bytes_per_second" name="bytes_per_second" label="Bytes per second" hint="0: no limit; 5M is five million" value={Number(it.bytesPerSecond)} />
         </div>
         <div class="form-actions">
-          <button type="submit" class="button primary" data-testid="limits-save" disabled={isBusy.value}>
+          <Button hook="limits-save" kind="primary" submits off={isBusy.value} no={no}>
             Save
-          </button>
+          </Button>
           <span class="muted" role="status">
-            {isSaved.value ? <span data-testid="limits-saved">Saved; in force at once and after a restart.</span> : "Takes effect at once, on running tasks too."}
+            {isSaved.value ? <span data-testid="limits-saved">Saved; in force at once and after a restart.</span> : `${no ?? "Takes effect at once, on running tasks too"}.`}
           </span>
         </div>
         {it.hosts.length > 0 && (
@@ -183,7 +185,7 @@ function Drain() {
       </h2>
       <p class="muted">Ends the server as SIGTERM does: what runs stops where it can go on later, then the process ends.</p>
       <div class="form-actions">
-        <Button hook="drain-open" kind="danger" off={isDraining.value} onClick={() => void drain()}>
+        <Button hook="drain-open" kind="danger" off={isDraining.value} no={whyNot.operate()} onClick={() => void drain()}>
           {isDraining.value ? "Draining…" : "Drain…"}
         </Button>
       </div>

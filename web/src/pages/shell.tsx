@@ -3,11 +3,12 @@ import { Fragment } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
 import { useSignal } from "@preact/signals";
 import { announced } from "../core/announce";
-import { isSignInAsked, signIn, visits } from "../core/api";
+import { hasTokenEnded, isSignInAsked, signIn, visits } from "../core/api";
 import { clock, count, rate, short } from "../core/format";
 import { now, pausedAt, togglePause } from "../core/frame";
 import { moveRow, useKeys } from "../core/keys";
 import { isDraining, isUpgraded, link, totals, tryNow } from "../core/live";
+import { useVisitor } from "../core/roles";
 import { go, path } from "../core/router";
 import { nextTheme, theme } from "../core/settings";
 import { Button } from "../ui/bits";
@@ -52,6 +53,7 @@ export function Shell() {
   const isHelping = useSignal(false);
   const main = useRef<HTMLElement>(null);
   const { name, page } = pageOf(path.value);
+  useVisitor();
   const isFirst = useRef(true);
 
   // A page that one came to by a link begins at its heading, from the moment that it is seen: later, what one has moved to
@@ -197,13 +199,18 @@ function SignIn() {
     isBusy.value = false;
   };
   return (
-    <Dialog title="This server needs a token" onClose={() => (isSignInAsked.value = false)}>
+    <Dialog title={hasTokenEnded.value ? "You are no longer signed in" : "This server needs a token"} hook="sign-in-dialog" onClose={() => (isSignInAsked.value = false)}>
       <form
         onSubmit={(event) => {
           event.preventDefault();
           void enter();
         }}
       >
+        {hasTokenEnded.value && (
+          <p class="dialog-text" data-testid="sign-in-ended">
+            The token or session that this page had counts no more: it was revoked, or has expired. Sign in with a token that counts.
+          </p>
+        )}
         <p class="dialog-text">
           <code>haul token create me --grant operator --grant control --grant submit</code> makes one.
         </p>

@@ -8,10 +8,11 @@ import { command, EMPTY, FieldError, make, TASKS_MAX, type Draft, type Tool } fr
 import { faultOf, type Fault } from "../core/errors";
 import { importList, kindOf, LIST_WORDS, type ListKind } from "../core/lists";
 import { count, plain, plural } from "../core/format";
+import { tell } from "../core/notice";
 import { useTotals } from "../core/poll";
+import { whyNot } from "../core/roles";
 import { go, place } from "../core/router";
 import { Button, Copy, ErrorBox, Heading } from "../ui/bits";
-import { tell } from "../ui/dialog";
 import { Field, Violations } from "../ui/fields";
 import { Icon } from "../ui/icons";
 import { specText } from "./job-spec";
@@ -62,7 +63,9 @@ export function SubmitPage() {
       return null;
     }
   };
+  const no = whyNot.submit();
   const send = async (validateOnly: boolean) => {
+    if (no) return;
     fault.value = null;
     violations.value = [];
     isGood.value = null;
@@ -267,12 +270,13 @@ export function SubmitPage() {
             </p>
           )}
           <div class="form-actions">
-            <button type="submit" class="button primary" data-testid="submit-send" disabled={isBusy.value}>
+            <Button hook="submit-send" kind="primary" submits off={isBusy.value} no={no}>
               Submit
-            </button>
-            <Button hook="submit-check" off={isBusy.value} onClick={() => void send(true)}>
+            </Button>
+            <Button hook="submit-check" off={isBusy.value} no={no} onClick={() => void send(true)}>
               Check
             </Button>
+            {no && <span class="muted">{no}.</span>}
           </div>
           <Commands draft={draft.value} json={json.value} />
         </div>

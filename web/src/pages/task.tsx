@@ -19,7 +19,7 @@ import { Download, Preview } from "./preview";
 
 const REFRESH_MS = 2_000;
 
-export function TaskDrawer({ model, job, index, base }: { model: JobModel; job: Job; index: number; base: string }) {
+export function TaskDrawer({ model, job, index, base, no }: { model: JobModel; job: Job; index: number; base: string; no?: string }) {
   const task = useSignal<Task | null>(null);
   const fault = useSignal<Fault | null>(null);
   const isMissing = useSignal(false);
@@ -88,7 +88,7 @@ export function TaskDrawer({ model, job, index, base }: { model: JobModel; job: 
         )}
         {fault.value && <ErrorBox fault={fault.value} again={() => void load()} />}
         {!it && !isMissing.value && !fault.value && <Skeleton lines={8} />}
-        {it && <Known task={it} job={job} model={model} reload={load} />}
+        {it && <Known task={it} job={job} model={model} no={no} reload={load} />}
       </div>
     </div>
   );
@@ -98,10 +98,12 @@ interface KnownProps {
   task: Task;
   job: Job;
   model: JobModel;
+  // Why nothing can be done with it.
+  no?: string;
   reload: () => Promise<void>;
 }
 
-function Known({ task, job, model, reload }: KnownProps) {
+function Known({ task, job, model, no, reload }: KnownProps) {
   const isPreviewed = useSignal(false);
   const isJobEnded = hasEnded(job.state);
   const canRetry = task.state === TaskState.FAILED || task.state === TaskState.CANCELLED;
@@ -125,17 +127,17 @@ function Known({ task, job, model, reload }: KnownProps) {
           </>
         )}
         {canRetry && (
-          <Button hook="task-retry" icon="retry" off={!isJobEnded} title={isJobEnded ? undefined : "When the job has ended"} onClick={() => act(retryTasks(model, [task.taskIndex]))}>
+          <Button hook="task-retry" icon="retry" off={!isJobEnded} no={no} title={isJobEnded ? undefined : "When the job has ended"} onClick={() => act(retryTasks(model, [task.taskIndex]))}>
             {isJobEnded ? "Retry" : "Retry when the job has ended"}
           </Button>
         )}
         {task.state === TaskState.BACKING_OFF && (
-          <Button hook="task-retry-now" icon="retry" onClick={() => act(retryNow(model, [task.taskIndex]))}>
+          <Button hook="task-retry-now" icon="retry" no={no} onClick={() => act(retryNow(model, [task.taskIndex]))}>
             Retry now
           </Button>
         )}
         {!taskHasEnded(task.state) && !isJobEnded && (
-          <Button hook="task-cancel" icon="stop" onClick={() => act(cancelTasks(model, [task.taskIndex]))}>
+          <Button hook="task-cancel" icon="stop" no={no} onClick={() => act(cancelTasks(model, [task.taskIndex]))}>
             Cancel…
           </Button>
         )}

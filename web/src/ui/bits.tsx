@@ -6,6 +6,7 @@ import { timestampDate, type Timestamp } from "@bufbuild/protobuf/wkt";
 import { advice, type Fault } from "../core/errors";
 import { ago, plain } from "../core/format";
 import { now } from "../core/frame";
+import { tell } from "../core/notice";
 import { Icon, type IconName } from "./icons";
 
 interface ButtonProps {
@@ -13,29 +14,64 @@ interface ButtonProps {
   icon?: IconName;
   kind?: "primary" | "danger" | "quiet";
   off?: boolean;
+  // Why it would only be refused. It can still be come to, since nobody is told the reason otherwise.
+  no?: string;
   busy?: boolean;
+  submits?: boolean;
   title?: string;
   label?: string;
   onClick?: (event: MouseEvent) => void;
   children?: ComponentChildren;
 }
 
-export function Button({ hook, icon, kind, off, busy, title, label, onClick, children }: ButtonProps) {
+export function Button({ hook, icon, kind, off, no, busy, submits, title, label, onClick, children }: ButtonProps) {
+  const refuse = (event: MouseEvent) => {
+    event.preventDefault();
+    tell(`${no}.`, true);
+  };
   return (
     <button
-      type="button"
+      type={submits ? "submit" : "button"}
       class={`button ${kind ?? ""} ${children ? "" : "only-icon"}`}
       data-testid={hook}
       disabled={off || busy}
+      aria-disabled={no ? true : undefined}
       aria-busy={busy || undefined}
-      title={title}
+      title={no ?? title}
       aria-label={label}
-      onClick={onClick}
+      onClick={no ? refuse : onClick}
     >
       {icon && <Icon name={icon} />}
       {children && <span>{children}</span>}
     </button>
   );
+}
+
+interface LinkProps {
+  hook?: string;
+  icon?: IconName;
+  kind?: "primary";
+  // As that of a button.
+  no?: string;
+  // Whether it stands at the right.
+  isLast?: boolean;
+  to: string;
+  children: ComponentChildren;
+}
+
+// A link that looks like a button, and is one where it leads to nothing that the visitor may do.
+export function ButtonLink({ hook, icon, kind, no, isLast, to, children }: LinkProps) {
+  const link = no ? (
+    <Button hook={hook} icon={icon} kind={kind} no={no}>
+      {children}
+    </Button>
+  ) : (
+    <a class={`button ${kind ?? ""}`} data-testid={hook} href={to}>
+      {icon && <Icon name={icon} />}
+      <span>{children}</span>
+    </a>
+  );
+  return isLast ? <span class="push">{link}</span> : link;
 }
 
 export function Copy({ text, what, hook }: { text: string; what: string; hook?: string }) {

@@ -2,6 +2,7 @@
 import type { ComponentChildren } from "preact";
 import { useId, useLayoutEffect, useRef } from "preact/hooks";
 import { signal, useSignal } from "@preact/signals";
+import { said } from "../core/notice";
 import { Button } from "./bits";
 
 interface DialogProps {
@@ -112,16 +113,6 @@ function Asking({ question }: { question: NonNullable<typeof asked.value> }) {
       </form>
     </Dialog>
   );
-}
-
-// A short word at the edge of the page about something that was done or refused.
-export const said = signal<{ text: string; isBad: boolean } | null>(null);
-let timer: ReturnType<typeof setTimeout> | undefined;
-
-export function tell(text: string, isBad = false): void {
-  said.value = { text, isBad };
-  clearTimeout(timer);
-  timer = setTimeout(() => (said.value = null), isBad ? 10_000 : 4_000);
 }
 
 export function Said() {

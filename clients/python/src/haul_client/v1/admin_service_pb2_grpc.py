@@ -100,8 +100,9 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHosts(self, request, context):
-        """Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
-        others gets the numbers, errors and pauses of its own jobs. Idempotent.
+        """Lists the hosts that the server talks to or has begun to work for, by name. One whose tasks have only waited for a
+        place among `max_concurrent_tasks` so far is not there yet. A caller without a role that sees the jobs of others
+        gets the numbers, errors and pauses of its own jobs. Idempotent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

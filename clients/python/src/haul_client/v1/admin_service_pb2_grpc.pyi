@@ -46,8 +46,9 @@ class AdminServiceStub:
     the settings file, and weaker than flags and environment. Idempotent.
     """
     ListHosts: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListHostsRequest, _admin_service_pb2.ListHostsResponse]
-    """Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
-    others gets the numbers, errors and pauses of its own jobs. Idempotent.
+    """Lists the hosts that the server talks to or has begun to work for, by name. One whose tasks have only waited for a
+    place among `max_concurrent_tasks` so far is not there yet. A caller without a role that sees the jobs of others
+    gets the numbers, errors and pauses of its own jobs. Idempotent.
     """
     ResumeHost: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeHostRequest, _admin_service_pb2.ResumeHostResponse]
     """Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
@@ -76,8 +77,9 @@ class AdminServiceAsyncStub(AdminServiceStub):
     the settings file, and weaker than flags and environment. Idempotent.
     """
     ListHosts: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListHostsRequest, _admin_service_pb2.ListHostsResponse]  # type: ignore[assignment]
-    """Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
-    others gets the numbers, errors and pauses of its own jobs. Idempotent.
+    """Lists the hosts that the server talks to or has begun to work for, by name. One whose tasks have only waited for a
+    place among `max_concurrent_tasks` so far is not there yet. A caller without a role that sees the jobs of others
+    gets the numbers, errors and pauses of its own jobs. Idempotent.
     """
     ResumeHost: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ResumeHostRequest, _admin_service_pb2.ResumeHostResponse]  # type: ignore[assignment]
     """Ends the pauses of a host, of every kind and for every tenant. A host that is not paused stays as it is.
@@ -127,8 +129,9 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.ListHostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.ListHostsResponse, _abc.Awaitable[_admin_service_pb2.ListHostsResponse]]:
-        """Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
-        others gets the numbers, errors and pauses of its own jobs. Idempotent.
+        """Lists the hosts that the server talks to or has begun to work for, by name. One whose tasks have only waited for a
+        place among `max_concurrent_tasks` so far is not there yet. A caller without a role that sees the jobs of others
+        gets the numbers, errors and pauses of its own jobs. Idempotent.
         """
 
     @_abc_1.abstractmethod

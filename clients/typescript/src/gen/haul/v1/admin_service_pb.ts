@@ -577,8 +577,9 @@ export const AdminService: GenService<{
     output: typeof UpdateLimitsResponseSchema;
   },
   /**
-   * Lists the hosts that the server talks to or has work for, by name. A caller without a role that sees the jobs of
-   * others gets the numbers, errors and pauses of its own jobs. Idempotent.
+   * Lists the hosts that the server talks to or has begun to work for, by name. One whose tasks have only waited for a
+   * place among `max_concurrent_tasks` so far is not there yet. A caller without a role that sees the jobs of others
+   * gets the numbers, errors and pauses of its own jobs. Idempotent.
    *
    * @generated from rpc haul.v1.AdminService.ListHosts
    */
