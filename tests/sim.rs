@@ -43,6 +43,8 @@ mod block_on;
 mod clients;
 #[path = "sim/directed.rs"]
 mod directed;
+#[path = "sim/files.rs"]
+mod files;
 #[path = "memory/mod.rs"]
 mod memory;
 #[path = "sim/network.rs"]
@@ -267,6 +269,12 @@ fn few_jobs_are_paused_while_room_is_short() {
 fn a_request_id_is_free_once_its_job_is_deleted_whatever_comes_by_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(waiting::a_request_id_is_free_again());
+}
+
+#[test]
+fn part_files_come_back_although_a_read_fails() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(files::a_read_fails_as_parts_come_back());
 }
 
 #[test]

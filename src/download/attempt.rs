@@ -1,12 +1,11 @@
 //! An attempt as a whole: the sources in turn, and the steps for each.
 
-use std::collections::BTreeSet;
-
+use crate::download::ending::{Failed, counted, note_failures, waiting};
 use crate::download::existing::{drop_part, settled};
 use crate::download::held::{Anew, Held, OpenEnd};
 use crate::download::order::Order;
 use crate::download::probe::{Log, Probe, Start, probe};
-use crate::download::turns::{Facts, Turns};
+use crate::download::turns::{Facts, PAUSES_MAX, Turns};
 use crate::download::{DownloadContext, Halt, finish, is_local, plan, transfer};
 use crate::files::binding::Why;
 use crate::files::part::Part;
@@ -15,7 +14,6 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult, ShortOf};
 use crate::model::secret::redacted_text;
 use crate::model::spec::DownloadSpec;
-use crate::model::time::Timestamp;
 
 /// Makes one attempt. What it holds at its end, if that is not a file, is checkpointed.
 pub(super) async fn run(
@@ -83,38 +81,62 @@ impl Attempt<'_> {
         }
         self.has_looked = true;
         self.turns = Turns::new(&facts(&self.order, &self.held));
-        let mut end = self.try_sources().await;
-        if let Err(Halt::Failed(failure)) = &mut end {
-            self.leave_remarks(failure).await;
-        }
-        match end {
+        let end = match self.try_sources().await {
             // A file that is not wanted is not kept in part either.
             Err(Halt::Failed(failure)) if !failure.retryable && is_unwanted(&failure) => {
                 self.held.drop_part(Why::ContentChanged).await?;
-                Err(failure.into())
+                return Err(failure.into());
             }
             Err(Halt::Failed(failure)) if failure.reason == FailureReason::DiskFull && failure.retryable => {
                 Err(self.disk_full(failure).await)
             }
             end => end,
-        }
+        };
+        self.leave_remarks(&end).await;
+        end
     }
 
-    /// A source that fails is left for the next one, within the attempt. Where the bytes turned out to be wrong and were
-    /// dropped, the source has a second try ([`Turns::was_wrong`]).
-    /// Where they came from several sources, each of these is asked once more by itself.
+    /// Asks the sources until one has brought the file or none is left to be asked. While one is only paused that may bring it, the
+    /// attempt does not count, whatever became of the others, and the wait for the end of its pause is noted.
     async fn try_sources(&mut self) -> Result<DownloadResult, Halt> {
-        let mut failures: Vec<Failure> = Vec::new();
-        let mut tried = BTreeSet::new();
+        let mut failures = Vec::new();
+        loop {
+            if let Some(end) = self.ask_in_turn(&mut failures).await {
+                return end;
+            }
+            if !self.turns.awaits(&facts(&self.order, &self.held)) {
+                break;
+            }
+            let keeps_back = self.held.remarks.pauses < PAUSES_MAX;
+            let is_noted = self.note_wait(&failures).await;
+            // Where nobody was asked or kept from it, nothing needs a bound.
+            if is_noted || !(keeps_back || self.turns.has_asked()) {
+                return Err(self.waiting(failures));
+            }
+            if !keeps_back {
+                break;
+            }
+            // The number of waits cannot be kept: so that they do not go on for ever, nobody waits.
+            self.held.remarks.pauses = PAUSES_MAX;
+        }
+        let counted = counted(failures, (self.order.ctx.now)());
+        Err(counted.map_or_else(nobody, |counted| self.told(counted)))
+    }
+
+    /// Asks those that need not wait, which adds what becomes of them to `failures`. A source that fails is left for the next one, within
+    /// the attempt. Where the bytes turned out to be wrong and were dropped, the source has a second try ([`Turns::was_wrong`]).
+    /// Where they came from several sources, each of these is asked once more by itself. `None`: none has brought the file.
+    async fn ask_in_turn(&mut self, failures: &mut Vec<Failed>) -> Option<Result<DownloadResult, Halt>> {
         let held_before = self.held.stored().map_or(0, |stored| stored.ranges.bytes());
         while let Some(source) = self.next_source() {
-            tried.insert(source);
             let received = self.order.ctx.meter.received_bytes();
             let may_not = self.turns.must_not_begin(source, &facts(&self.order, &self.held));
             self.held.anew = if may_not { Anew::Forbidden } else { Anew::Allowed };
-            let failure = match self.serve(source).await {
+            self.log.begin(&self.order.sources[source]);
+            // It is large, and so would be whatever awaits this.
+            let failure = match Box::pin(self.serve(source)).await {
                 Err(Halt::Failed(failure)) if !is_local(&failure) => failure,
-                end => return end,
+                end => return Some(end),
             };
             if std::mem::take(&mut self.held.anew) == Anew::WasLeft {
                 // It is not asked for the rest again: in vain, and each time twice.
@@ -135,9 +157,9 @@ impl Attempt<'_> {
             } else if were_wrong {
                 self.turns.was_wrong(source, self.held.was_pieced);
             }
-            failures.push(failure);
+            failures.push(Failed { source, failure, exchanged: self.log.exchanged() });
         }
-        Err(telling(failures, tried.len(), (self.order.ctx.now)()).into())
+        None
     }
 
     fn next_source(&mut self) -> Option<usize> {
@@ -145,22 +167,48 @@ impl Attempt<'_> {
         turns.next(&facts(order, held), |source| order.ctx.transport.is_paused(&order.sources[source]))
     }
 
-    /// Leaves what is known of sources for the attempt that follows, and nothing where none does. In the last attempt a pause that is
-    /// to be waited for has decided, whatever else was wrong, if it will be known what was.
-    async fn leave_remarks(&mut self, failure: &mut Failure) {
+    /// Notes a wait for the end of a pause, and who has failed. `false`: it will not be known.
+    async fn note_wait(&mut self, failures: &[Failed]) -> bool {
         let (order, held) = (&self.order, &mut self.held);
-        let pause = self.turns.pause().filter(|_| order.ctx.is_last && self.turns.waits_for_host(&facts(order, held)));
-        let is_paused = pause.is_some() || failure.paused_until.is_some();
-        let follows = failure.retryable && (!order.ctx.is_last || is_paused);
-        if !follows {
-            return held.forget_empty().await;
+        let before = held.remarks.clone();
+        held.remarks.pauses = before.pauses.saturating_add(1);
+        note_failures(&mut held.remarks, failures, &order.source_ids, order.ctx.retry, (order.ctx.now)());
+        let is_noted = held.remember(order).await;
+        if !is_noted {
+            held.remarks = before;
         }
-        // Also where others are in the way of a request: they may be so for ever.
-        let pauses = if is_paused { held.pauses.saturating_add(1) } else { 0 };
-        let is_known = held.remember(order, pauses).await;
-        // A single source that was wrong and is paused would fetch the wrong file once more after each pause.
-        if let Some(pause) = pause.filter(|_| is_known && order.sources.len() > 1) {
-            *failure = pause.clone();
+        is_noted
+    }
+
+    /// The attempt waits for the end of a pause, or to ask another source again, if that comes first.
+    fn waiting(&mut self, failures: Vec<Failed>) -> Halt {
+        let facts = facts(&self.order, &self.held);
+        let awaited: Vec<usize> = self.turns.awaited(&facts).collect();
+        let waiting = waiting(failures, &awaited, facts.backoffs());
+        waiting.map_or_else(nobody, |waiting| self.told(waiting))
+    }
+
+    /// The failure that is told. The report names whom it is of.
+    fn told(&mut self, told: Failed) -> Halt {
+        self.log.tell(told.exchanged);
+        told.failure.into()
+    }
+
+    /// Leaves what is known of sources for the attempt that follows, and nothing where none does.
+    async fn leave_remarks(&mut self, end: &Result<DownloadResult, Halt>) {
+        let (order, held) = (&self.order, &mut self.held);
+        match end {
+            Ok(_) => {}
+            // It was noted before it was decided.
+            Err(Halt::Failed(failure)) if failure.paused_until.is_some() => {}
+            Err(Halt::Failed(failure)) if order.ctx.is_last || !failure.retryable => held.forget().await,
+            Err(Halt::Failed(_)) => {
+                held.remarks.pauses = 0;
+                held.remember(order).await;
+            }
+            Err(Halt::Stopped | Halt::NoSpace { .. }) => {
+                held.remember(order).await;
+            }
         }
     }
 
@@ -183,10 +231,10 @@ impl Attempt<'_> {
             }
             let planned = plan::plan(order, probed, held).await?;
             let resumed_bytes = planned.bound.with_held(RangeSet::bytes);
-            let (ids, doubts) = (&order.source_ids, &held.doubts);
+            let (ids, doubts) = (&order.source_ids, &held.remarks.doubts);
             let may_join = |other: &usize| doubts.may_join(&ids[source]) && doubts.may_join(&ids[*other]);
-            let left = self.turns.left().iter().copied();
-            let helpers: Vec<usize> = left.filter(|it| self.may_mix && may_join(it)).collect();
+            let facts = facts(order, held);
+            let helpers: Vec<usize> = self.turns.left(&facts).filter(|it| self.may_mix && may_join(it)).collect();
             let end = transfer::transfer(order, planned, &helpers, held, &self.log.session).await;
             // The last piece of a file may be small, so that one piece alone tells nothing of those to come.
             let open_end = std::mem::take(&mut held.open_end);
@@ -257,83 +305,20 @@ fn facts<'a>(order: &'a Order<'_>, held: &'a Held) -> Facts<'a> {
     Facts {
         ids: &order.source_ids,
         stored: held.stored(),
-        doubts: &held.doubts,
-        pauses: held.pauses,
+        remarks: &held.remarks,
         has_digest: order.has_digest(),
         is_last: order.ctx.is_last,
+        tries_max: order.ctx.retry.max_attempts,
+        now: (order.ctx.now)(),
     }
+}
+
+fn nobody() -> Halt {
+    Failure::fatal(FailureReason::Internal, "there was no source to download from").into()
 }
 
 /// Whether a failure says that the file has another size than it may have, or what must not be in it.
 fn is_unwanted(failure: &Failure) -> bool {
     use FailureReason as R;
     matches!(failure.reason, R::TooLarge | R::SizeMismatch | R::SecretEchoed)
-}
-
-/// Returns the failure that decides among those of all sources: one that another attempt may resolve, the first of those that ask
-/// for the shortest wait, else the first. That a host is paused decides only where no other source has failed so: such an attempt
-/// does not count, and another follows when the pause is over. Beside a file that was wrong it counts: such a file would be fetched
-/// once more with each pause. Wrong bytes explain more than what else went wrong, but do not decide whether another attempt follows.
-/// `count`: how many sources that were, of which some may have been tried twice.
-fn telling(mut failures: Vec<Failure>, count: usize, now: Timestamp) -> Failure {
-    let mismatch = failures.iter().rposition(|failure| failure.reason == FailureReason::ChecksumMismatch);
-    let counts = |failure: &Failure| failure.retryable && failure.paused_until.is_none();
-    let soonest = (0..failures.len()).filter(|at| counts(&failures[*at])).min_by_key(|at| failures[*at].retry_after);
-    let again = soonest.or_else(|| failures.iter().position(|failure| failure.retryable));
-    let at = again.or(mismatch).unwrap_or(0);
-    if failures.is_empty() {
-        return Failure::fatal(FailureReason::Internal, "there was no source to download from");
-    }
-    let told = mismatch.map(|at| failures[at].clone());
-    let mut failure = failures.swap_remove(at);
-    if let Some(told) = told {
-        let pause = failure.paused_until.take().map(|until| until.since(now));
-        let retry_after = failure.retry_after.max(pause);
-        let Failure { reason, message, http_status, .. } = told;
-        failure = Failure { reason, message, http_status, retry_after, ..failure };
-    }
-    if count > 1 && failure.reason != FailureReason::ChecksumMismatch {
-        failure.message = format!("{} ({count} sources failed)", failure.message);
-    }
-    failure
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn what_explains_is_told_and_what_may_pass_is_tried_again() {
-        let cut = || Failure::retryable(FailureReason::Truncated, "cut");
-        let wrong = || Failure::fatal(FailureReason::ChecksumMismatch, "wrong");
-        let gone = || Failure::fatal(FailureReason::HttpStatus, "gone");
-        let of = |failures: Vec<Failure>| {
-            let told = telling(failures, 2, Timestamp(0));
-            (told.message, told.retryable)
-        };
-        assert_eq!(of(vec![cut(), wrong()]), ("wrong".to_owned(), true));
-        assert_eq!(of(vec![wrong(), cut()]), ("wrong".to_owned(), true));
-        assert_eq!(of(vec![gone(), wrong()]), ("wrong".to_owned(), false));
-        assert_eq!(of(vec![gone(), cut()]), ("cut (2 sources failed)".to_owned(), true));
-        let busy = || Failure { retry_after: Some(Duration::from_secs(300)), ..cut() };
-        let soon = || Failure::retryable(FailureReason::Truncated, "soon");
-        for failures in [vec![busy(), soon()], vec![soon(), busy()]] {
-            assert!(of(failures).0.starts_with("soon"), "nobody waits for a source where another has no wish");
-        }
-    }
-
-    /// An attempt that does not count is made again whenever the pause is over, however long others keep the host busy.
-    #[test]
-    fn an_attempt_that_brought_a_wrong_file_counts_although_the_other_host_is_paused() {
-        let wrong = Failure::fatal(FailureReason::ChecksumMismatch, "wrong");
-        let gone = Failure::fatal(FailureReason::HttpStatus, "gone");
-        let paused =
-            Failure { paused_until: Some(Timestamp(9_000_000)), ..Failure::retryable(FailureReason::HttpStatus, "") };
-        let told = telling(vec![wrong, paused.clone()], 2, Timestamp(2_000_000));
-        assert_eq!((told.reason, told.retryable, told.paused_until), (FailureReason::ChecksumMismatch, true, None));
-        assert_eq!(told.retry_after, Some(Duration::from_secs(7)), "it waits for the host all the same");
-        assert_eq!(telling(vec![gone, paused.clone()], 2, Timestamp(0)).paused_until, paused.paused_until);
-    }
 }

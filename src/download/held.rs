@@ -6,9 +6,9 @@ use crate::download::DownloadContext;
 use crate::download::order::Order;
 use crate::files::binding::{Stored, Why};
 use crate::files::bound::Bound;
-use crate::files::doubts::Doubts;
 use crate::files::part::Part;
 use crate::files::ranges::RangeSet;
+use crate::files::remarks::Remarks;
 use crate::model::failure::Failure;
 
 /// How long the end of an attempt waits for the store to know of its beginning: one that is stopped; and one that is not, for as
@@ -49,13 +49,11 @@ pub(super) struct Held {
     pub(super) anew: Anew,
     pub(super) open_end: OpenEnd,
     /// What is known of sources, also from earlier attempts.
-    pub(super) doubts: Doubts,
+    pub(super) remarks: Remarks,
     /// Sources whose bytes joined those of another, which were wrong together, since that was last asked.
     pub(super) undone: Option<Undone>,
     /// The bytes that were held last did not all come from one source and in this attempt.
     pub(super) was_pieced: bool,
-    /// How many attempts in a row before this one ended since a host was paused.
-    pub(super) pauses: u32,
 }
 
 /// A join that was undone, by what recognises sources.
@@ -68,18 +66,17 @@ pub(super) struct Undone {
 impl Held {
     pub(super) fn set_part(&mut self, part: Option<Part>) {
         if let Some(part) = &part {
-            (self.doubts, self.pauses) = part.remarks();
+            self.remarks = part.remarks();
         }
         self.part = part;
     }
 
     /// Notes what is known of sources for the attempt that follows, with what is held or in a part without any byte. `false`:
     /// it will not be known.
-    pub(super) async fn remember(&mut self, order: &Order<'_>, pauses: u32) -> bool {
+    pub(super) async fn remember(&mut self, order: &Order<'_>) -> bool {
         let ctx = order.ctx;
-        // Of a single source there is nothing to decide. Where nothing is held or known of several, the pauses are not noted
-        // either: a host that others keep paused is then waited for without bound, beside sources that failed for good.
-        if order.sources.len() < 2 || (self.doubts.is_empty() && self.part.is_none()) {
+        // Of a single source there is nothing to decide.
+        if order.sources.len() < 2 || (self.remarks.is_empty() && self.part.is_none()) {
             return true;
         }
         if self.part.is_none() {
@@ -89,24 +86,29 @@ impl Held {
             self.part = Part::create(ctx.root, &order.target.folder, order.part_key()).ok();
         }
         match &mut self.part {
-            Some(part) => part.set_remarks(&self.doubts, pauses).await,
+            Some(part) => part.set_remarks(&self.remarks).await,
             None => false,
         }
     }
 
     /// Notes that a source has something else than what is held, which it is not to join.
     pub(super) async fn keep_apart(&mut self, source: &str) {
-        self.doubts.keep_apart(source);
+        self.remarks.doubts.keep_apart(source);
         if let Some(part) = &mut self.part {
-            part.set_remarks(&self.doubts, self.pauses).await;
+            part.set_remarks(&self.remarks).await;
         }
     }
 
-    /// Removes a part without any byte: nobody goes on.
-    pub(super) async fn forget_empty(&mut self) {
+    /// No attempt follows: a part without any byte is removed, and one with bytes is gone on with by fresh tries, if somebody
+    /// asks for it.
+    pub(super) async fn forget(&mut self) {
         if let Some(part) = self.part.take_if(|part| part.stored().is_none()) {
             // The reason why the attempt ends is the one to report, and not that an empty file stays.
             let _ = part.discard().await;
+        }
+        self.remarks.forget_failures();
+        if let Some(part) = &mut self.part {
+            part.set_remarks(&self.remarks).await;
         }
     }
 
@@ -161,7 +163,7 @@ impl Held {
         self.were_wrong = true;
         let joined = bound.stored().before.map(|before| before.joined);
         let left = bound.go_back(why == Why::ChecksumMismatch);
-        self.doubts = left.doubts;
+        self.remarks = left.remarks;
         self.undone = joined.map(|joined| Undone { first: left.binding.source, joined });
         if left.ranges.is_empty() {
             return bound.discard().await;
@@ -194,11 +196,31 @@ async fn becomes_known(ctx: &DownloadContext<'_>, wait: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::files::Root;
+    use crate::files::part::PartKey;
 
     #[test]
     fn what_took_long_to_come_is_not_given_up_at_once() {
         let seconds = [0, 1 << 20, 160 << 20, 100 << 30].map(|bytes| stored_wait(bytes).as_secs());
         assert_eq!(seconds, [1, 1, 11, 600]);
+    }
+
+    /// Its download waits for room as any other does, and takes no place from one that has to keep its bytes.
+    #[tokio::test]
+    async fn a_part_without_bytes_takes_nobody_the_place_to_wait() {
+        let place = tempfile::tempdir().unwrap();
+        let root = Arc::new(Root::open(place.path()).unwrap());
+        let create = |name| Part::create(&root, "", PartKey { name, is_shared: false }).unwrap();
+        let (mut empty, other) = (create("0-1"), create("0-2"));
+        let mut remarks = Remarks::default();
+        remarks.doubts.note_wrong("a");
+        assert!(empty.set_remarks(&remarks).await);
+        let mut held = Held::default();
+        held.set_part(Some(empty));
+        assert!(held.take_part_that_may_not_wait().is_none() && held.part.is_some());
+        assert!(other.may_wait());
     }
 }

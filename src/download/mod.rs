@@ -14,6 +14,7 @@ mod ask;
 mod attempt;
 mod board;
 mod carry;
+mod ending;
 mod existing;
 mod finish;
 mod flow;
@@ -39,6 +40,7 @@ use crate::model::credential::echo::Echo;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptEnd, AttemptReport, Outcome, ShortOf};
 use crate::model::progress::Meter;
+use crate::model::retry::RetryPolicy;
 use crate::model::spec::DownloadSpec;
 use crate::model::storage::StorageHold;
 use crate::model::time::Timestamp;
@@ -65,6 +67,8 @@ pub struct DownloadContext<'a> {
     pub has_history: bool,
     /// Whether none follows if it fails.
     pub is_last: bool,
+    /// When and how often a source is asked again.
+    pub retry: &'a RetryPolicy,
     /// What it holds of the storage of its tenant.
     pub storage: &'a StorageHold,
     /// Shows how far it is.

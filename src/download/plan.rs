@@ -100,7 +100,7 @@ async fn bind(order: &Order<'_>, start: Start, held: &mut Held) -> Result<Bound,
         Start::Fresh(binding) => Bound::restart(part, *binding, order.algorithms()).await?,
         Start::Held(admitted) => Bound::resume(part, *admitted, order.algorithms()),
     };
-    bound.set_doubts(held.doubts.clone());
+    bound.set_remarks(held.remarks.clone());
     // What two answers bring in halves is whole in the file.
     if let Some(echo) = order.ctx.echo {
         bound.look_for(EchoScan::new(Arc::clone(echo)));

@@ -1,5 +1,7 @@
 //! The first step: the first request, and what its answer is good for.
 
+use url::Url;
+
 use crate::download::Halt;
 use crate::download::ask::{Stream, send};
 use crate::download::existing::{Known, kept, known_file, settled};
@@ -12,6 +14,14 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult, ResumeKind};
 use crate::model::secret::redacted;
 use crate::net::{Permit, Session};
+
+/// Who was asked last, and what came.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Exchanged {
+    url: String,
+    remote_address: String,
+    http_status: u16,
+}
 
 /// The session that the requests of an attempt share, and the report on them.
 pub(super) struct Log {
@@ -32,6 +42,22 @@ impl Log {
             Some(home) if self.report.url.is_empty() => redacted(home),
             _ => self.report.url.clone(),
         }
+    }
+
+    /// Another source is asked now.
+    pub(super) fn begin(&mut self, url: &Url) {
+        self.tell(Exchanged { url: redacted(url), ..Exchanged::default() });
+    }
+
+    pub(super) fn exchanged(&self) -> Exchanged {
+        let AttemptReport { url, remote_address, http_status, .. } = &self.report;
+        Exchanged { url: url.clone(), remote_address: remote_address.clone(), http_status: *http_status }
+    }
+
+    /// Has the report tell of this exchange.
+    pub(super) fn tell(&mut self, exchanged: Exchanged) {
+        let Exchanged { url, remote_address, http_status } = exchanged;
+        self.report = AttemptReport { url, remote_address, http_status, ..std::mem::take(&mut self.report) };
     }
 
     /// Notes who was asked last and what came.

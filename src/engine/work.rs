@@ -287,6 +287,7 @@ async fn download(
         part_is_shared: runner.files.by_url(),
         has_history: launch.has_history,
         is_last: launch.is_last,
+        retry: &launch.options.retry,
         meter: &launch.meter,
         stop,
         storage: &launch.storage,

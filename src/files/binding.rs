@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::files::doubts::Doubts;
 use crate::files::ranges::RangeSet;
+use crate::files::remarks::Remarks;
 use crate::files::version::Version;
 use crate::model::checksum::Checksum;
 use crate::model::failure::is_default;
@@ -52,15 +52,12 @@ pub struct Stored {
     /// How many attempts in a row asked for a range of it and had an error of the server for an answer.
     #[serde(default, skip_serializing_if = "is_default")]
     pub refusals: u32,
-    /// How many attempts in a row ended since a host was paused.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub pauses: u32,
     /// What there was before bytes of another source joined on the word of a digest; `None`: none did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Before>,
     /// What is known of sources.
-    #[serde(default, skip_serializing_if = "Doubts::is_empty")]
-    pub doubts: Doubts,
+    #[serde(flatten)]
+    pub remarks: Remarks,
 }
 
 /// What there was before bytes of another source joined.
@@ -203,18 +200,19 @@ impl Stored {
     /// Whether nothing that is known speaks against one file with bytes of this source.
     pub fn may_share_with(&self, source: &str) -> bool {
         let held = &self.binding.source;
-        held == source || (self.doubts.may_join(held) && self.doubts.may_join(source))
+        held == source || (self.remarks.doubts.may_join(held) && self.remarks.doubts.may_join(source))
     }
 
     /// What is left of bytes of which some turned out to be wrong: what there was before those of other sources joined, who
     /// join no more; nothing of a source by itself. `were_checked`: they were whole, and had another digest.
     #[must_use]
     pub fn after_wrong_bytes(&self, were_checked: bool) -> Stored {
-        let mut doubts = self.doubts.clone();
+        let mut remarks = self.remarks.clone();
+        let doubts = &mut remarks.doubts;
         if let Some(before) = &self.before {
             before.joined.iter().for_each(|source| doubts.keep_apart(source));
             let Before { binding, ranges, .. } = before.clone();
-            return Stored { binding, ranges, doubts, ..Stored::default() };
+            return Stored { binding, ranges, remarks, ..Stored::default() };
         }
         if self.binding.is_pieced {
             // Of several versions, perhaps, of which it has the right one now.
@@ -222,7 +220,7 @@ impl Stored {
         } else if were_checked {
             doubts.note_wrong(&self.binding.source);
         }
-        Stored { doubts, ..Stored::default() }
+        Stored { remarks, ..Stored::default() }
     }
 
     fn proved(&self, seen: &Binding) -> Admitted {
@@ -382,11 +380,11 @@ mod tests {
         assert_eq!((&left.binding, &left.ranges, &left.before), (&alone.binding, &alone.ranges, &None));
         assert_eq!(left.admit(&b, true), Err(Why::ChecksumMismatch));
         assert!(!left.admit(&a, true).unwrap().binding().is_pieced, "it goes on by its validator");
-        assert!(!left.doubts.is_wrong("http://b/f"), "it may be the one that is right");
-        assert!(left.after_wrong_bytes(false).doubts.may_join("http://a/f"), "it contradicted itself");
+        assert!(!left.remarks.doubts.is_wrong("http://b/f"), "it may be the one that is right");
+        assert!(left.after_wrong_bytes(false).remarks.doubts.may_join("http://a/f"), "it contradicted itself");
         let other = left.after_wrong_bytes(true);
-        assert_eq!((other.ranges.bytes(), other.doubts.is_wrong("http://a/f")), (0, true));
-        let of_the_wrong_one = Stored { doubts: other.doubts, ..held(a) };
+        assert_eq!((other.ranges.bytes(), other.remarks.doubts.is_wrong("http://a/f")), (0, true));
+        let of_the_wrong_one = Stored { remarks: other.remarks, ..held(a) };
         assert_eq!(of_the_wrong_one.admit(&binding_of_c(), true), Err(Why::ChecksumMismatch), "nor do others join it");
     }
 

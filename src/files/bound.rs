@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use crate::files::binding::{Admitted, Before, Binding, Stored};
 use crate::files::checkpoint::{Place, SaveError, part_name};
 use crate::files::digest::Hasher;
-use crate::files::doubts::Doubts;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
 use crate::files::part::{LARGE_BYTES, Part};
 use crate::files::ranges::RangeSet;
+use crate::files::remarks::Remarks;
 use crate::model::checksum::{Algorithm, Checksum};
 use crate::model::credential::echo::{EchoScan, echoed};
 use crate::model::failure::{Failure, FailureReason};
@@ -56,7 +56,7 @@ struct Gate {
     is_pieced: bool,
     /// What there was before bytes of other sources joined.
     before: Option<Before>,
-    doubts: Doubts,
+    remarks: Remarks,
     is_contradicted: bool,
     is_doubtful: bool,
 }
@@ -109,7 +109,7 @@ impl Bound {
             connections: binding.connections,
             is_pieced: binding.is_pieced,
             before,
-            doubts: Doubts::default(),
+            remarks: Remarks::default(),
             is_contradicted: false,
             is_doubtful: false,
         };
@@ -136,8 +136,8 @@ impl Bound {
     }
 
     /// Keeps what is known of sources with what is held.
-    pub fn set_doubts(&self, doubts: Doubts) {
-        self.lock().doubts = doubts;
+    pub fn set_remarks(&self, remarks: Remarks) {
+        self.lock().remarks = remarks;
     }
 
     /// Some of the bytes are wrong. Goes back to what there was before those of other sources joined, if any did, and says
@@ -151,7 +151,7 @@ impl Bound {
         gate.connections = left.binding.connections;
         gate.is_contradicted = false;
         gate.before = None;
-        gate.doubts = left.doubts.clone();
+        gate.remarks = left.remarks.clone();
         gate.have = left.ranges.clone();
         gate.saved = RangeSet::default();
         gate.hasher = None;
@@ -415,9 +415,8 @@ impl Bound {
             binding: self.claimed(gate),
             ranges: gate.have.clone(),
             refusals: 0,
-            pauses: 0,
             before: gate.before.clone(),
-            doubts: gate.doubts.clone(),
+            remarks: gate.remarks.clone(),
         }
     }
 

@@ -1,10 +1,9 @@
-//! What is known of sources since bytes of theirs were in a file whose digest did not match. It is kept with the part, and
-//! outlives attempts and restarts as that does.
+//! What is known of sources since bytes of theirs were in a file whose digest did not match.
 
 use serde::{Deserialize, Serialize};
 
 /// More sources are not remembered: a task has fewer.
-const SOURCES_MAX: usize = 32;
+pub(super) const SOURCES_MAX: usize = 32;
 
 /// Sources that something speaks against, by what recognises them in what is kept on the disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

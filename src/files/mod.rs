@@ -25,6 +25,7 @@ pub mod folder;
 pub mod names;
 pub mod part;
 pub mod ranges;
+pub mod remarks;
 pub mod root;
 pub mod roots;
 pub mod source;

@@ -16,10 +16,10 @@ use crate::files::binding::Stored;
 use crate::files::checkpoint::{Place, load, meta_draft_name, meta_name, part_name};
 use crate::files::claims::Claim;
 use crate::files::disk::Disk;
-use crate::files::doubts::Doubts;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::{Folder, join};
 use crate::files::names;
+use crate::files::remarks::Remarks;
 use crate::files::root::Root;
 use crate::files::source::may_be_finished;
 use crate::model::failure::{Failure, FailureReason};
@@ -49,6 +49,8 @@ pub struct Part {
     stored: Option<Stored>,
     /// Created just now, so that it is empty.
     is_new: bool,
+    /// The checkpoint says all that `stored` does.
+    is_noted: bool,
 }
 
 impl Part {
@@ -103,7 +105,7 @@ impl Part {
                     false,
                     Some(naming),
                 );
-                return Ok(Part { place: Arc::new(place), stored: None, is_new: true });
+                return Ok(Part { place: Arc::new(place), stored: None, is_new: true, is_noted: false });
             }
             let name = part_name(key.name);
             match handle.open_with(&name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
@@ -195,11 +197,12 @@ impl Part {
     ) -> Part {
         let disk = Disk::new(file, root.faults());
         let place = Place::new(Arc::clone(root), folder, key.name, disk, claim, has_meta, None);
-        Part { place: Arc::new(place), stored, is_new }
+        Part { place: Arc::new(place), stored, is_new, is_noted: true }
     }
 
     pub(super) fn kept(place: Arc<Place>, stored: Stored) -> Part {
-        Part { place, stored: Some(stored), is_new: false }
+        // Its last checkpoint may have failed.
+        Part { place, stored: Some(stored), is_new: false, is_noted: false }
     }
 
     pub(super) fn into_place(self) -> (Arc<Place>, bool) {
@@ -211,9 +214,9 @@ impl Part {
         self.stored.as_ref().filter(|stored| !stored.ranges.is_empty())
     }
 
-    /// What is known of sources, and how many attempts in a row ended since a host was paused: also where no byte is held.
-    pub fn remarks(&self) -> (Doubts, u32) {
-        self.stored.as_ref().map(|stored| (stored.doubts.clone(), stored.pauses)).unwrap_or_default()
+    /// What is known of sources: also where no byte is held.
+    pub fn remarks(&self) -> Remarks {
+        self.stored.as_ref().map(|stored| stored.remarks.clone()).unwrap_or_default()
     }
 
     /// Sets how many attempts in a row were refused a range of what is held, also for later ones. Where it cannot be written,
@@ -225,22 +228,22 @@ impl Part {
     }
 
     /// Sets what [`Part::remarks`] tells later attempts. `false`: it cannot be written.
-    pub async fn set_remarks(&mut self, doubts: &Doubts, pauses: u32) -> bool {
+    pub async fn set_remarks(&mut self, remarks: &Remarks) -> bool {
         let stored = self.stored.get_or_insert_default();
-        if stored.doubts == *doubts && stored.pauses == pauses {
+        if stored.remarks == *remarks && (self.is_noted || remarks.is_empty()) {
             return true;
         }
-        stored.doubts = doubts.clone();
-        stored.pauses = pauses;
+        stored.remarks = remarks.clone();
         self.note().await
     }
 
     /// Writes what is claimed once more, with what was noted since.
-    async fn note(&self) -> bool {
+    async fn note(&mut self) -> bool {
         let Some(stored) = self.stored.clone() else { return false };
         let place = Arc::clone(&self.place);
         let epoch = place.announce_save();
-        blocking(move || Ok(place.save(&stored, epoch).is_ok())).await.unwrap_or(false)
+        self.is_noted = blocking(move || Ok(place.save(&stored, epoch).is_ok())).await.unwrap_or(false);
+        self.is_noted
     }
 
     /// Whether it may be kept while its download waits for room, as [`crate::files::bound::Bound::may_wait`] has it.

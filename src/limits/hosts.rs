@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
@@ -487,7 +486,7 @@ impl Hosts {
         let inner = self.lock();
         let reason = inner.table.get(host).map(|state| state.pause_reason(Some(tenant), now)).unwrap_or_default();
         let reason = if reason.is_empty() { reason } else { format!(" ({reason})") };
-        format!("`{host}` is paused until {}{reason}", time_of_day(until, now))
+        format!("`{host}` is paused until {}{reason}", until.time_of_day(now))
     }
 
     pub(super) fn release(&self, host: &Host, tenant: TenantNo, attempt: Option<AttemptNo>) {
@@ -535,13 +534,4 @@ impl Hosts {
         // Counters and stamps: whoever panicked left them usable.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// `12:03:07 UTC`, with the day before it when that is a day or more from `now`.
-fn time_of_day(time: Timestamp, now: Timestamp) -> String {
-    let micros = u64::try_from(time.min(Timestamp::MAX).0).unwrap_or(0);
-    // `Thu, 26 Nov 2026 12:03:07 GMT`
-    let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(micros));
-    let from = if time.since(now) < Duration::from_secs(24 * 3600) { 17 } else { 5 };
-    format!("{} UTC", date.get(from..25).unwrap_or_default())
 }

@@ -24,6 +24,7 @@ use haul::model::checksum::{Algorithm, Checksum};
 use haul::model::failure::{Failure, FailureReason};
 use haul::model::outcome::{AttemptEnd, Outcome};
 use haul::model::progress::Meter;
+use haul::model::retry::RetryPolicy;
 use haul::model::spec::DownloadSpec;
 use haul::model::storage::StorageHold;
 use haul::model::time::Timestamp;
@@ -436,6 +437,7 @@ async fn attempt_once(world: &World, root: &Arc<Root>, spec: &DownloadSpec, sett
         part_is_shared: false,
         has_history: true,
         is_last: false,
+        retry: &RetryPolicy::default(),
         storage: &StorageHold::default(),
         meter: &meter,
         stop: &stop,

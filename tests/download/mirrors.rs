@@ -7,16 +7,18 @@ use futures_util::future::BoxFuture;
 use haul::model::checksum::Algorithm;
 use haul::model::failure::{Failure, FailureReason};
 use haul::model::host::Host;
-use haul::model::outcome::{AttemptEnd, Outcome};
+use haul::model::outcome::{AttemptEnd, AttemptReport, Outcome};
 use haul::model::spec::DownloadSpec;
+use haul::model::storage::{Storage, StorageHold};
 use haul::model::time::Timestamp;
 use haul::net::{Guard, HttpClient, Profile, Request, Response, Transport};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::rig::{Rig, checksum};
 use super::support::faults::{Dice, seeds};
 use super::support::object::Object;
-use super::support::reply::{Cut, Reply};
+use super::support::reply::{Cut, Pause, Reply};
 
 const SIZE: u64 = 300_000;
 
@@ -366,11 +368,14 @@ async fn a_right_mirror_of_a_source_that_stays_away_is_asked_for_all_in_the_last
 /// What is held is kept where its host can be waited for, which costs no attempt, and given up where others keep it paused.
 #[tokio::test]
 async fn what_a_paused_host_has_brought_is_kept_from_a_mirror_that_would_begin_anew() {
-    for (has_digest, comes_back) in [(false, true), (true, true), (false, false), (true, false)] {
+    // A pause without a host is that others are in the way of a request, for as long as they like.
+    let cases = [(false, true), (true, true), (false, false), (true, false)];
+    for (failure, (has_digest, comes_back)) in [host_paused(), paused()].iter().flat_map(|it| cases.map(|of| (it, of)))
+    {
         let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
         // Without a digest nothing joins; with one, the mirror has a length of its own.
         let mirror = if has_digest { Object::new(2, SIZE / 2) } else { Object::new(2, SIZE) };
-        let (network, mut spec) = going_away(&rig, &right, mirror, Some(host_paused()));
+        let (network, mut spec) = going_away(&rig, &right, mirror, Some(failure.clone()));
         if has_digest {
             spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
         }
@@ -410,7 +415,7 @@ async fn a_wrong_source_without_another_does_not_wait_in_the_last_attempt() {
     assert_eq!(rig.ranges("/f"), ["-"]);
 }
 
-/// In the last attempt too: a wrong file is fetched once for all the pauses, and what is known of its source goes with the file.
+/// In the last attempt too: a wrong file is fetched once more after so many pauses, and what is known of its source goes with the file.
 #[tokio::test]
 async fn a_wrong_source_does_not_end_the_wait_for_a_paused_host() {
     for comes_back in [true, false] {
@@ -422,23 +427,144 @@ async fn a_wrong_source_does_not_end_the_wait_for_a_paused_host() {
         spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
         rig.is_last = true;
         for _ in 0..if comes_back { 3 } else { 8 } {
-            match rig.attempt_through(&network, &rig.key, &spec).await {
-                (AttemptEnd::Failed(failure), _) if failure.paused_until.is_some() => {}
-                (end, report) => panic!("{end:?} {report:?}"),
-            }
+            waits(&rig, &network, &spec).await;
         }
         assert_eq!(rig.ranges("/m"), ["-"], "not once more with each pause");
-        network.is_away.store(!comes_back, Ordering::SeqCst);
-        let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
-        if comes_back {
-            assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
-            assert_eq!((rig.read("job/f"), rig.ranges("/m").len()), (right.bytes(), 1));
-            assert_eq!(rig.listing(), ["job", "job/f"]);
-        } else {
-            let AttemptEnd::Failed(failure) = end else { panic!("{end:?} {report:?}") };
-            let told = (failure.reason, failure.retryable, failure.paused_until);
-            assert_eq!(told, (FailureReason::ChecksumMismatch, true, None), "it counts");
-            assert_eq!(rig.ranges("/m"), ["-", "-"], "others may keep the host paused for ever");
+        for _ in 0..if comes_back { 0 } else { 3 } {
+            waits(&rig, &network, &spec).await;
+            assert_eq!(
+                rig.ranges("/m"),
+                ["-", "-"],
+                "others may keep the host paused for ever, and it has both its tries"
+            );
         }
+        let asked = rig.ranges("/m").len();
+        network.is_away.store(false, Ordering::SeqCst);
+        let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+        assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
+        assert_eq!((rig.read("job/f"), rig.ranges("/m").len()), (right.bytes(), asked));
+        assert_eq!(rig.listing(), ["job", "job/f"]);
+    }
+}
+
+/// An attempt that does not count.
+async fn waits(rig: &Rig, network: &Away, spec: &DownloadSpec) -> (Failure, AttemptReport) {
+    match rig.attempt_through(network, &rig.key, spec).await {
+        (AttemptEnd::Failed(failure), report) if failure.paused_until.is_some() => (failure, report),
+        (end, report) => panic!("{end:?} {report:?}"),
+    }
+}
+
+/// A right source that is away, with nothing of it held, beside a mirror that answers so.
+fn away_beside(rig: &Rig, right: &Object, mirror: Reply) -> (Away, DownloadSpec) {
+    let (network, mut spec) = going_away(rig, right, Object::new(9, SIZE), Some(host_paused()));
+    network.was_asked.store(true, Ordering::SeqCst);
+    rig.origin.object("/f", right.clone());
+    rig.origin.handle("/m", move |_| mirror.clone());
+    spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+    (network, spec)
+}
+
+/// However few attempts are left, a mirror that fails does not end the wait for a right source, and is not asked with each pause.
+#[tokio::test]
+async fn a_broken_mirror_does_not_end_the_wait_for_a_paused_host() {
+    for (status, tries) in [(500, 2), (404, 1)] {
+        let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+        let (network, spec) = away_beside(&rig, &right, Reply::status(status));
+        rig.is_last = true;
+        rig.retry.max_attempts = 2;
+        let (failure, report) = waits(&rig, &network, &spec).await;
+        assert!(failure.message.starts_with("paused; another source failed: "), "{failure}");
+        assert!(report.url.ends_with("/m"), "{report:?}");
+        for _ in 0..3 {
+            waits(&rig, &network, &spec).await;
+        }
+        assert_eq!(rig.ranges("/m").len(), 1, "its backoff is not over");
+        for _ in 0..20 {
+            rig.now.fetch_add(60_000_000, Ordering::SeqCst);
+            waits(&rig, &network, &spec).await;
+        }
+        assert_eq!(rig.ranges("/m").len(), tries, "as often as a task of it alone would");
+        network.is_away.store(false, Ordering::SeqCst);
+        rig.attempt_through(&network, &rig.key, &spec).await;
+        assert_eq!((rig.read("job/f"), rig.ranges("/m").len()), (right.bytes(), tries));
+        assert_eq!(rig.listing(), ["job", "job/f"]);
+    }
+}
+
+/// The wait ends with the backoff of a mirror, if that comes first.
+#[tokio::test]
+async fn a_mirror_that_recovers_is_not_kept_waiting_by_a_host_that_is_paused_for_long() {
+    let (rig, right) = (Rig::new(), Object::new(1, SIZE));
+    let begin = rig.now.load(Ordering::SeqCst);
+    let pause = Failure { paused_until: Some(Timestamp(begin + 3_600_000_000)), ..host_paused() };
+    let (network, mut spec) = going_away(&rig, &Object::new(9, SIZE), right.clone(), Some(pause));
+    network.was_asked.store(true, Ordering::SeqCst);
+    let good = right.clone();
+    rig.origin.handle("/m", move |request| if request.nth == 0 { Reply::status(500) } else { good.respond(request) });
+    spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+    let (failure, _) = waits(&rig, &network, &spec).await;
+    let until = failure.paused_until.unwrap();
+    assert_eq!(until, Timestamp(begin + 1_000_000), "the first backoff");
+    rig.now.store(until.0, Ordering::SeqCst);
+    rig.attempt_through(&network, &rig.key, &spec).await;
+    assert_eq!(rig.read("job/f"), right.bytes());
+}
+
+/// The number of waits cannot be kept where nothing can be written. Then none is without bound.
+#[tokio::test]
+async fn a_wait_that_cannot_be_noted_keeps_nobody_away_and_counts() {
+    // What is held of a source that is paused keeps nobody from beginning anew.
+    let (rig, right) = (Rig::new(), Object::new(1, SIZE));
+    let (network, spec) = going_away(&rig, &Object::new(9, SIZE), right.clone(), Some(host_paused()));
+    keeps_the_first(&rig, &network, &spec).await;
+    std::fs::create_dir(rig.path("job/.haul-0-1.meta-tmp")).unwrap();
+    let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+    assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
+    assert_eq!(rig.read("job/f"), right.bytes());
+    // Where a mirror has failed, the attempt counts. It tells of who was asked.
+    let mut rig = Rig::new();
+    let (network, spec) = away_beside(&rig, &right, Reply::status(500));
+    std::fs::create_dir_all(rig.path("job/.haul-0-1.meta-tmp")).unwrap();
+    rig.is_last = true;
+    let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+    let AttemptEnd::Failed(failure) = end else { panic!("{end:?} {report:?}") };
+    assert_eq!((failure.http_status, failure.paused_until), (500, None), "{failure}");
+    assert!(failure.message.contains("(the host of 1 other source is paused until "), "{failure}");
+    assert!(report.url.ends_with("/m") && report.http_status == 500, "{report:?}");
+}
+
+/// What is known of a source outlives an attempt that finds no room, or is stopped, before a byte of the next source has come.
+#[tokio::test]
+async fn a_wrong_source_is_known_after_an_attempt_that_was_broken_off() {
+    for is_stopped in [false, true] {
+        let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+        rig.origin.object("/f", Object::new(9, SIZE / 2));
+        let (good, stop) = (right.clone(), rig.stop.clone());
+        rig.origin.handle("/m", move |request| {
+            let reply = good.respond(request);
+            if !is_stopped || request.nth > 0 {
+                return reply;
+            }
+            stop.cancel();
+            reply.pause_at(0, Pause::Forever)
+        });
+        let storage = Arc::new(Storage::default());
+        if !is_stopped {
+            storage.set_most(Some(SIZE + 1000));
+            storage.moves(0, SIZE / 3);
+            rig.storage = StorageHold::of(storage.clone(), 0);
+        }
+        let mut spec = rig.spec("/f");
+        spec.mirrors = vec![rig.origin.url("/m")];
+        spec.max_connections = 1;
+        spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+        let (end, report) = rig.attempt(&spec).await;
+        assert_eq!(matches!(end, AttemptEnd::Stopped), is_stopped, "{end:?} {report:?}");
+        assert_eq!(matches!(end, AttemptEnd::NoSpace { .. }), !is_stopped, "{end:?} {report:?}");
+        (rig.stop, rig.storage) = (CancellationToken::new(), StorageHold::default());
+        let (result, _) = rig.done(&spec).await;
+        assert!(result.final_url.ends_with("/m"));
+        assert_eq!((rig.read("job/f"), rig.ranges("/f")), (right.bytes(), vec!["-".to_owned()]));
     }
 }

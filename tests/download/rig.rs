@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use haul::download::{DownloadContext, Settings, folder, run};
@@ -10,6 +11,7 @@ use haul::files::{Durability, Root};
 use haul::model::failure::{Failure, FailureReason};
 use haul::model::outcome::{AttemptEnd, AttemptReport, DownloadResult, Outcome};
 use haul::model::progress::Meter;
+use haul::model::retry::RetryPolicy;
 use haul::model::spec::DownloadSpec;
 use haul::model::storage::StorageHold;
 use haul::model::time::Timestamp;
@@ -31,6 +33,9 @@ pub struct Rig {
     pub key: String,
     pub has_history: bool,
     pub is_last: bool,
+    pub retry: RetryPolicy,
+    /// Microseconds since the epoch.
+    pub now: Arc<AtomicI64>,
     /// As runs of `haul get` have it, which share the keys of their parts.
     pub part_is_shared: bool,
     pub stop: CancellationToken,
@@ -65,6 +70,8 @@ impl Rig {
             key: "0-1".into(),
             has_history: true,
             is_last: false,
+            retry: RetryPolicy::default(),
+            now: Arc::new(AtomicI64::new(1_800_000_000_000_000)),
             part_is_shared: false,
             stop: CancellationToken::new(),
             meter: Meter::default(),
@@ -87,7 +94,7 @@ impl Rig {
         key: &str,
         spec: &DownloadSpec,
     ) -> (AttemptEnd, AttemptReport) {
-        let now = || Timestamp(1_800_000_000_000_000);
+        let now = || Timestamp(self.now.load(Ordering::SeqCst));
         let stored = CancellationToken::new();
         stored.cancel();
         let ctx = DownloadContext {
@@ -100,6 +107,7 @@ impl Rig {
             part_is_shared: self.part_is_shared,
             has_history: self.has_history,
             is_last: self.is_last,
+            retry: &self.retry,
             storage: &self.storage,
             meter: &self.meter,
             stop: &self.stop,

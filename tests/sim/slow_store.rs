@@ -57,6 +57,8 @@ pub(crate) struct Faults {
     pub(crate) panicked: AtomicU32,
     /// Whether nobody is told which tasks of a job are downloads, which is asked before its files are moved.
     pub(crate) holds_files: AtomicBool,
+    /// How many of these questions still fail.
+    pub(crate) fails_files: AtomicU32,
 }
 
 /// A read of a lane or of due tasks that is under way.
@@ -83,6 +85,7 @@ impl Faults {
             panics: Mutex::default(),
             panicked: AtomicU32::new(0),
             holds_files: false.into(),
+            fails_files: AtomicU32::new(0),
         })
     }
 
@@ -316,6 +319,10 @@ impl Store for SlowStore {
         Box::pin(async move {
             while self.faults.holds_files.load(Ordering::Relaxed) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            let count = |fails: u32| fails.checked_sub(1);
+            if self.faults.fails_files.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok() {
+                return Err(StoreError::Fatal(DISK_FAILED.to_owned()));
             }
             self.faults.read(self.inner.download_tasks(job, states, from, limit)).await
         })

@@ -217,7 +217,15 @@ mod tests {
             work: Work::Fetch(FetchSpec::default()),
             options: TaskOptions::default().into(),
         };
-        let task = Queued { index: entry.id.index, lane: 0, spec: Arc::new(spec), row: None, cursor: None, batch };
+        let task = Queued {
+            index: entry.id.index,
+            lane: 0,
+            spec: Arc::new(spec),
+            row: None,
+            cursor: None,
+            waited_for: None,
+            batch,
+        };
         Waiting { task, wait: Wait::Backoff(entry.due) }
     }
 

@@ -67,7 +67,8 @@ impl Queue {
         let task = match held_back.kept {
             Kept::Whole(task) => {
                 self.let_go(id, &task);
-                Some(task)
+                let waited_for = if let Wait::Host { host, .. } = held_back.wait { host } else { None };
+                Some(Queued { waited_for, ..task })
             }
             Kept::Left { lane, deadline } => {
                 self.bytes = self.bytes.saturating_sub(LEFT_BYTES);

@@ -180,7 +180,7 @@ impl Queue {
                     self.serial += 1;
                     self.loaded.insert(lane.load, (job, number));
                 }
-                let task = Queued { index, lane: number, spec, row: None, cursor: None, batch: 0 };
+                let task = Queued { index, lane: number, spec, row: None, cursor: None, waited_for: None, batch: 0 };
                 self.bytes += task.bytes();
                 lane.page.push_back(task);
             } else {

@@ -29,6 +29,8 @@ pub(crate) struct Queued {
     /// The place where a listing goes on, as of the last page that was accepted. The store may not show that page yet,
     /// so an attempt must not ask the store while memory knows better.
     pub(crate) cursor: Option<Arc<str>>,
+    /// The host whose pause it has waited for since an attempt came to it: the next one begins there, if it can.
+    pub(crate) waited_for: Option<Host>,
     /// The batch that has the task's row as it is here.
     pub(crate) batch: BatchNumber,
 }
@@ -37,7 +39,7 @@ impl From<StoredTask> for Queued {
     fn from(task: StoredTask) -> Self {
         let StoredTask { index, lane, spec, row } = task;
         let row = (row != TaskRow::default()).then(|| Box::new(row));
-        Queued { index, lane, spec, row, cursor: None, batch: 0 }
+        Queued { index, lane, spec, row, cursor: None, waited_for: None, batch: 0 }
     }
 }
 

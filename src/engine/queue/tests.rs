@@ -201,7 +201,8 @@ fn rows_count_by_what_they_hold() {
     let (start_time, end_time) = (Timestamp(1), Timestamp(2));
     let attempt = Attempt { number: 1, start_time, end_time, report, error: Some(failure.into_error(1)) };
     let row = TaskRow { log: vec![attempt; 20], ..TaskRow::default() };
-    let task = Queued { index: 0, lane: 0, spec: spec(), row: Some(Box::new(row)), cursor: None, batch: 0 };
+    let task =
+        Queued { index: 0, lane: 0, spec: spec(), row: Some(Box::new(row)), cursor: None, waited_for: None, batch: 0 };
     assert!((200_000..400_000).contains(&task.bytes()), "{}", task.bytes());
 }
 
@@ -392,7 +393,7 @@ fn what_runs_without_having_been_picked_is_counted() {
     world.queue.add_job(job(1), 0, 2, true, None);
     let (lane, _) = world.queue.lane_for(job(1), &Host::new("a:80")).unwrap();
     world.queue.admit(job(1), 1, (0..3).map(|_| (lane, spec())));
-    let before = Queued { index: 0, lane, spec: spec(), row: None, cursor: None, batch: 0 };
+    let before = Queued { index: 0, lane, spec: spec(), row: None, cursor: None, waited_for: None, batch: 0 };
     let (id, attempt) = (TaskId { job: job(1), index: 0 }, running(&before));
     let fence = attempt.fence;
     world.queue.start_unpicked(id, attempt).unwrap();

@@ -84,7 +84,8 @@ impl Scheduler {
                     Err(blocked) => blocked_at(&runner.hosts, timers, host.clone(), tenant, blocked),
                 };
             };
-            match start_at(&runner.hosts, host, (tenant, kept), || mirrors(next)) {
+            let waited_for = next.waited_for.as_ref();
+            match start_at(&runner.hosts, host, waited_for, (tenant, kept), || mirrors(next)) {
                 Ok(granted) => {
                     let host = granted.host().clone();
                     run.rates().take(now);
@@ -256,13 +257,20 @@ fn blocked_at(hosts: &Hosts, timers: &mut Timers, host: Host, tenant: TenantNo, 
 }
 
 /// Starts a request of a tenant to `host`, of whose room so much is kept for others, or to a mirror while `host` is paused;
-/// else says which of them to wait for.
+/// else says which of them to wait for. A host that was waited for goes first: who asks for it only once it runs comes after all
+/// that the scheduler starts there, and may find it paused again each time.
 fn start_at(
     hosts: &Arc<Hosts>,
     host: &Host,
+    waited_for: Option<&Host>,
     (tenant, kept): (TenantNo, u32),
     mirrors: impl FnOnce() -> Vec<Host>,
 ) -> Result<HostPermit, (Host, Blocked)> {
+    if let Some(waited_for) = waited_for.filter(|it| *it != host)
+        && let Ok(permit) = hosts.try_start(waited_for, tenant, 0)
+    {
+        return Ok(permit);
+    }
     let mut blocked = match hosts.try_start(host, tenant, kept) {
         Ok(permit) => return Ok(permit),
         Err(why) => (host.clone(), why),
@@ -277,4 +285,24 @@ fn start_at(
         }
     }
     Err(blocked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::model::limits::Limits;
+    use crate::model::tenant::DEFAULT_NO;
+
+    #[test]
+    fn a_task_begins_at_the_host_that_it_has_waited_for() {
+        let clock = Clock::system();
+        let hosts = Hosts::new(Limits::default(), clock.clone());
+        let (own, mirror) = (Host::new("own:80"), Host::new("mirror:80"));
+        let start = |waited_for| start_at(&hosts, &own, waited_for, (DEFAULT_NO, 0), Vec::new).unwrap().host().clone();
+        assert_eq!((start(None), start(Some(&mirror))), (own.clone(), mirror.clone()));
+        let soon = clock.now().plus(std::time::Duration::from_secs(3600));
+        hosts.pause(&mirror, DEFAULT_NO, soon, "it asked for that");
+        assert_eq!(start(Some(&mirror)), own, "it is paused again, and holds up no other task of the lane");
+    }
 }

@@ -146,7 +146,7 @@ impl Scheduler {
             _ => wait,
         };
         let batch = self.outbox.number();
-        let task = Queued { index: id.index, lane, spec, row: Some(Box::new(row)), cursor, batch };
+        let task = Queued { index: id.index, lane, spec, row: Some(Box::new(row)), cursor, waited_for: None, batch };
         if matches!(wait, Some(Wait::Disk { .. })) {
             self.timers.set_earlier(self.now().plus(DISK_LOOK), Timer::DiskLook);
         }

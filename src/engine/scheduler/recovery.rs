@@ -202,7 +202,8 @@ impl Scheduler {
             self.task_ended(id, lane, spec, row, now);
         } else {
             let batch = self.outbox.number();
-            let task = Queued { index: id.index, lane, spec, row: Some(Box::new(row)), cursor: None, batch };
+            let task =
+                Queued { index: id.index, lane, spec, row: Some(Box::new(row)), cursor: None, waited_for: None, batch };
             let head = self.queue.put_first(id.job, task, true);
             self.outbox.head(head);
         }

@@ -47,7 +47,7 @@ fn waits_of_a_cancelled_job_leave_nothing_behind() {
     world.queue.due_read(Some(DuePage::default()));
     let back_off = |world: &mut World, id: JobId, index: TaskIndex, due: i64| {
         let row = Some(Box::new(TaskRow { task: backing_off(due), ..TaskRow::default() }));
-        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 1 };
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, waited_for: None, batch: 1 };
         world.queue.wait(id, task, Wait::Backoff(Timestamp(due)));
     };
     world.queue.add_job(job(1), 0, 0, true, None);
@@ -78,7 +78,7 @@ fn waits_that_are_over_at_once_end_a_few_at_a_time() {
     for index in 0..20 {
         let backs_off = index < 10;
         let row = backs_off.then(|| Box::new(TaskRow { task: backing_off(5), ..TaskRow::default() }));
-        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 0 };
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, waited_for: None, batch: 0 };
         let wait = if backs_off { Wait::Backoff(Timestamp(5)) } else { paused(5, "b:80") };
         world.queue.wait(job(1), task, wait);
     }
@@ -89,6 +89,9 @@ fn waits_that_are_over_at_once_end_a_few_at_a_time() {
         world.queue.check().unwrap();
     }
     assert_eq!(world.queue.next_due(), None);
+    let woken = world.queue.jobs[&job(1)].lanes[0].again.values();
+    let waited_for = woken.filter_map(|task| task.waited_for.as_ref()).filter(|host| host.as_str() == "b:80");
+    assert_eq!(waited_for.count(), 10, "it is known where they go on");
 }
 
 /// Most of those whose time is over may have to stay for now.
@@ -100,7 +103,7 @@ fn times_that_are_over_at_once_are_looked_at_a_few_at_a_time() {
     for index in 0..5000 {
         let task = Task { start_time: Some(Timestamp(5)), ..Task::default() };
         let row = Some(Box::new(TaskRow { task, ..TaskRow::default() }));
-        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 0 };
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, waited_for: None, batch: 0 };
         world.queue.wait(job(1), task, paused(900, "b:80"));
     }
     for overdue in [4096, 5000] {
@@ -119,7 +122,7 @@ fn tasks_that_have_ended_leave_no_time_to_look_after() {
     for host in 0..2_000 {
         world.queue.lane_for(job(1), &Host::new(&format!("h{host}:80")));
         let row = Some(Box::new(TaskRow { task: backing_off(9), ..TaskRow::default() }));
-        let task = Queued { index: host, lane: host, spec: spec(), row, cursor: None, batch: 0 };
+        let task = Queued { index: host, lane: host, spec: spec(), row, cursor: None, waited_for: None, batch: 0 };
         world.queue.put_first(job(1), task, false);
     }
     assert_eq!(world.queue.deadlines.len(), 2_000);
@@ -144,7 +147,7 @@ fn the_time_of_a_task_is_looked_at_when_something_may_happen_to_its_job() {
     for index in 0..3 {
         let task = Task { start_time: Some(Timestamp(5)), ..Task::default() };
         let row = Some(Box::new(TaskRow { task, ..TaskRow::default() }));
-        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 0 };
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, waited_for: None, batch: 0 };
         world.queue.wait(job(1), task, paused(900, "b:80"));
     }
     assert_eq!(world.queue.next_late(), Some(Timestamp(15)));
@@ -175,7 +178,7 @@ fn the_time_of_a_task_that_was_left_to_the_store_is_looked_at_too() {
     for index in 0..4 {
         let task = Task { start_time: Some(Timestamp(5)), ..Task::default() };
         let row = Some(Box::new(TaskRow { task, ..TaskRow::default() }));
-        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, batch: 1 };
+        let task = Queued { index, lane: 0, spec: spec(), row, cursor: None, waited_for: None, batch: 1 };
         world.queue.wait(job(1), task, paused(900, "b:80"));
     }
     world.queue.committed(1, &[]);
@@ -207,11 +210,11 @@ fn what_waits_for_a_host_is_known_by_it() {
     world.queue.add_job(job(1), 0, 0, true, None);
     world.queue.lane_for(job(1), &Host::new("a:80"));
     for (index, host) in [(0, "b:80"), (1, "c:80"), (2, "b:80")] {
-        let task = Queued { index, lane: 0, spec: spec(), row: None, cursor: None, batch: 0 };
+        let task = Queued { index, lane: 0, spec: spec(), row: None, cursor: None, waited_for: None, batch: 0 };
         world.queue.wait(job(1), task, paused(900, host));
     }
     let crowded = Wait::Host { until: Timestamp(900), host: None, message: String::new() };
-    let task = Queued { index: 3, lane: 0, spec: spec(), row: None, cursor: None, batch: 0 };
+    let task = Queued { index: 3, lane: 0, spec: spec(), row: None, cursor: None, waited_for: None, batch: 0 };
     world.queue.wait(job(1), task, crowded);
     let of = |host: &str| world.queue.waiting_for_pause(&Host::new(host)).iter().map(|id| id.index).collect::<Vec<_>>();
     assert_eq!((of("b:80"), of("c:80"), of("a:80")), (vec![0, 2], vec![1], vec![]));
