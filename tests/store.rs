@@ -18,6 +18,7 @@ mod store {
     pub mod restart;
     pub mod sqlite_audit;
     pub mod sqlite_copies;
+    pub mod sqlite_damage;
     pub mod sqlite_full;
     pub mod sqlite_open;
     pub mod sqlite_sealed;
@@ -72,6 +73,7 @@ macro_rules! all_cases {
                 a_writer_that_died_lost_nothing, heads_are_kept, recovery_comes_in_parts;
             deletion: deleted_jobs_are_hidden, purge_takes_bounded_steps, purge_of_a_kept_job_is_refused,
                 expired_jobs_are_told, a_purge_leaves_others_alone, what_tenants_store_is_summed_up, deletions_are_answered,
+                an_unfinished_job_that_cannot_be_read_is_deleted,
                 a_purge_takes_old_states_too;
         });
     };

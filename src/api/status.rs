@@ -315,6 +315,10 @@ impl From<EngineError> for Status {
             EngineError::StoreBusy(_) => unavailable("STORE_BUSY", message),
             EngineError::Overloaded | EngineError::TooManyJobs => exhausted("OVERLOADED", "memory", &message),
             EngineError::Contradiction(_) => internal(&message),
+            EngineError::Unreadable(_) => {
+                tracing::error!("{message}");
+                internal(&message)
+            }
             EngineError::Store(_) => {
                 tracing::error!("{message}");
                 unavailable("STORE_FAILED", message)
@@ -469,6 +473,7 @@ mod tests {
             (engine(EngineError::Overloaded), Code::ResourceExhausted, "OVERLOADED", "quota, retry"),
             (engine(EngineError::TooManyJobs), Code::ResourceExhausted, "OVERLOADED", "quota, retry"),
             (engine(EngineError::Contradiction(job)), Code::Internal, "INTERNAL", ""),
+            (engine(EngineError::Unreadable(text())), Code::Internal, "INTERNAL", ""),
             (StoreError::Retry(text()).into(), Code::Unavailable, "STORE_BUSY", "retry"),
             (StoreError::Full(text()).into(), Code::Unavailable, "STORE_BUSY", "retry"),
             (StoreError::Unreadable(text()).into(), Code::Internal, "INTERNAL", ""),

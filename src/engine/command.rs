@@ -123,6 +123,9 @@ pub enum EngineError {
     /// A tenant does nothing more for now.
     #[error("tenant `{0}` is suspended; it takes no work until an operator lifts that")]
     Suspended(String),
+    /// A row cannot be read, now or later.
+    #[error("{0}")]
+    Unreadable(String),
     /// The store failed.
     #[error("{0}")]
     Store(String),

@@ -81,7 +81,10 @@ pub struct Engine {
 
 impl From<StoreError> for EngineError {
     fn from(error: StoreError) -> Self {
-        EngineError::Store(error.to_string())
+        match error {
+            StoreError::Unreadable(_) => EngineError::Unreadable(error.to_string()),
+            error => EngineError::Store(error.to_string()),
+        }
     }
 }
 

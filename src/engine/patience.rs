@@ -10,6 +10,14 @@ use crate::store::{Answer, StoreError};
 /// The longest wait between tries.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// As [`patiently`], for somebody who waits for the answer: a row that cannot be read stays as it is, so that is said at once.
+pub(crate) async fn promptly<'a, T>(read: impl Fn() -> Answer<'a, T>) -> Result<T, StoreError> {
+    match read().await {
+        Err(StoreError::Retry(_) | StoreError::Full(_)) => patiently(read).await,
+        done => done,
+    }
+}
+
 /// Reads, and tries again for a while what fails.
 pub(crate) async fn patiently<'a, T>(read: impl Fn() -> Answer<'a, T>) -> Result<T, StoreError> {
     let mut wait = Duration::from_millis(20);

@@ -36,6 +36,8 @@ pub enum Slot<'a> {
 pub trait Bagged: Clone {
     /// Returns whether there is any secret, without a copy of anything.
     fn has_secrets(&self) -> bool;
+    /// Returns whether a mark stands in any place, without a copy of anything: what has one needs its bag.
+    fn has_marks(&self) -> bool;
     /// Shows every place, in any order.
     fn slots(&mut self, visit: &mut dyn FnMut(Slot<'_>));
     /// Returns what goes with its requests, if that has secrets.
@@ -187,6 +189,11 @@ fn secrets(mut bag: &[u8]) -> Result<Vec<&[u8]>, BadBag> {
     if bag.is_empty() { Ok(all) } else { Err(BadBag) }
 }
 
+/// Whether a text is the mark of a secret.
+pub fn is_mark(text: &[u8]) -> bool {
+    place(text).is_some()
+}
+
 /// The number behind the mark.
 fn place(text: &[u8]) -> Option<usize> {
     std::str::from_utf8(text.strip_prefix(MARK.as_bytes())?).ok()?.parse().ok()
@@ -201,6 +208,14 @@ fn http_has_secrets(http: &HttpOptions) -> bool {
         || client_key_pem.is_some()
 }
 
+fn http_has_marks(http: &HttpOptions) -> bool {
+    let HttpOptions { headers, basic_auth, bearer_token, proxy_url, client_key_pem, .. } = http;
+    let headers = headers.iter().map(|header| &header.value);
+    let password = basic_auth.as_ref().map(|(_, password)| password);
+    let others = [password, bearer_token.as_ref(), proxy_url.as_ref(), client_key_pem.as_ref()];
+    headers.chain(others.into_iter().flatten()).any(|secret| is_mark(secret.expose().as_bytes()))
+}
+
 fn http_slots(options: &mut TaskOptions, visit: &mut dyn FnMut(Slot<'_>)) {
     let HttpOptions { headers, basic_auth, bearer_token, proxy_url, client_key_pem, .. } = &mut options.http;
     let headers = headers.iter_mut().map(|header| &mut header.value);
@@ -212,6 +227,10 @@ fn http_slots(options: &mut TaskOptions, visit: &mut dyn FnMut(Slot<'_>)) {
 impl Bagged for JobSpec {
     fn has_secrets(&self) -> bool {
         http_has_secrets(&self.defaults.http)
+    }
+
+    fn has_marks(&self) -> bool {
+        http_has_marks(&self.defaults.http)
     }
 
     fn slots(&mut self, visit: &mut dyn FnMut(Slot<'_>)) {
@@ -232,6 +251,16 @@ impl Bagged for TaskSpec {
             }
         };
         in_work || http_has_secrets(&self.options.http)
+    }
+
+    fn has_marks(&self) -> bool {
+        let in_work = match &self.work {
+            Work::Fetch(fetch) => is_mark(fetch.url.as_bytes()) || is_mark(&fetch.body),
+            Work::Download(download) => {
+                is_mark(download.url.as_bytes()) || download.mirrors.iter().any(|url| is_mark(url.as_bytes()))
+            }
+        };
+        in_work || http_has_marks(&self.options.http)
     }
 
     fn slots(&mut self, visit: &mut dyn FnMut(Slot<'_>)) {
@@ -287,6 +316,7 @@ mod tests {
             forget(&mut lost);
             assert!(is_erased(&JobSpec::default(), &lost, true) && !format!("{lost:?}").contains(MARK));
             let (mut left, bag) = pack(&whole).unwrap();
+            assert!(left.has_marks() && !whole.has_marks() && !lost.has_marks());
             let json = serde_json::to_string(&left).unwrap();
             // In base64 it would read otherwise.
             assert!(!json.contains("SESAME") && !json.contains("U0VTQU1F"), "{json}");

@@ -268,6 +268,8 @@ pub struct Batch {
     pub respecced: Vec<Arc<Job>>,
     /// Jobs to hide from every read but [`crate::store::Store::deleted_jobs`].
     pub deletions: Vec<JobId>,
+    /// Those of them that may go although they have not ended: they cannot be read, so nothing of them runs.
+    pub unreadable: Vec<JobId>,
     /// Removes at most so many rows of each of these deleted jobs, and in the end the job itself.
     pub purges: Vec<(JobId, u32)>,
     /// The limits of the server.

@@ -228,3 +228,71 @@ async fn a_retry_survives_a_kill() {
         assert_eq!(server.ended(&failed.job_id).await.state(), JobState::Succeeded);
     }
 }
+
+/// Damage in one row, of bytes that are no UTF-8 or JSON that ends within, is about that row: the server starts and says which it
+/// leaves out, what stands beside it goes on, and a job that cannot be read answers at once and can be deleted.
+#[tokio::test]
+async fn a_row_that_cannot_be_read_holds_nothing_else() {
+    for how in ["CAST(CAST(substr({}, 1, 9) AS BLOB) || x'ff' AS TEXT)", "substr({}, 1, 9)"] {
+        let (mut server, origin) = (Server::start().await, Origin::start());
+        origin.reply("/a", Reply::ok("a"));
+        let mut jobs = Vec::new();
+        for _ in 0..3 {
+            let id = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+            server.jobs().pause_job(pb::PauseJobRequest { job_id: id.clone(), ..Default::default() }).await.unwrap();
+            let tasks = (0..5).map(|_| fetch(origin.url("/a"))).collect();
+            let chunk = pb::AddTasksRequest { job_id: id.clone(), chunk_id: "c".into(), tasks };
+            let mut answers = server.jobs().add_tasks(tokio_stream::once(chunk)).await.unwrap().into_inner();
+            answers.message().await.unwrap().unwrap();
+            jobs.push(id);
+        }
+        assert!(server.terminate().success());
+        let url = format!("sqlite://{}", server.data().join("haul.db").display());
+        let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let (spec, host) = (how.replace("{}", "spec"), how.replace("{}", "host"));
+        for sql in [
+            format!("UPDATE job_specs SET spec = {spec} WHERE job = (SELECT min(job) FROM job_specs)"),
+            format!("UPDATE tasks SET spec = {spec} WHERE id = (SELECT max(id) - 2 FROM tasks)"),
+            format!(
+                "UPDATE lanes SET host = {host} WHERE id >> 32 = (SELECT min(job) + 1 FROM job_specs) AND {}",
+                how.contains("ff")
+            ),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap();
+        }
+        conn.close().await.unwrap();
+        let data = server.data().display().to_string();
+        let checked = crate::support::server::haul(&["check", "--data-dir", &data]);
+        let told = String::from_utf8_lossy(&checked.stdout).into_owned();
+        assert_eq!(checked.status.code(), Some(1), "{told}");
+        for name in [format!("job {} cannot be read", jobs[0]), format!("task 2 of job {} cannot be read", jobs[2])] {
+            assert!(told.contains(&name), "{told}");
+        }
+        server.launch().await;
+        assert!(server.log().contains(&jobs[0]), "{}", server.log());
+        let all = server.jobs().list_jobs(pb::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
+        assert!(all.iter().any(|it| it.job_id == jobs[2]) && all.iter().all(|it| it.job_id != jobs[0]));
+        server.jobs().resume_job(pb::ResumeJobRequest { job_id: jobs[2].clone(), ..Default::default() }).await.unwrap();
+        until(async || server.job(&jobs[2]).await.counts.unwrap().succeeded == 4).await;
+        let unreadable = if how.contains("ff") { &jobs[..2] } else { &jobs[..1] };
+        for id in unreadable {
+            let request = pb::CancelJobRequest { job_id: id.clone(), ..Default::default() };
+            let refused = server.jobs().cancel_job(request).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::Internal, "{refused:?}");
+            if *id == jobs[0] {
+                let get = pb::GetJobRequest { job_id: id.clone(), ..Default::default() };
+                let refused = server.jobs().get_job(get).await.unwrap_err();
+                assert_eq!(refused.code(), tonic::Code::Internal, "{refused:?}");
+            }
+            server.jobs().delete_job(pb::DeleteJobRequest { job_id: id.clone(), ..Default::default() }).await.unwrap();
+            let get = pb::GetJobRequest { job_id: id.clone(), ..Default::default() };
+            let gone = server.jobs().get_job(get).await.unwrap_err();
+            assert_eq!(gone.code(), tonic::Code::NotFound, "{gone:?}");
+        }
+        let cancel = pb::CancelJobRequest { job_id: jobs[2].clone(), ..Default::default() };
+        server.jobs().cancel_job(cancel).await.unwrap();
+        server.ended(&jobs[2]).await;
+        let delete = pb::DeleteJobRequest { job_id: jobs[2].clone(), ..Default::default() };
+        server.jobs().delete_job(delete).await.unwrap();
+    }
+}

@@ -368,8 +368,9 @@ impl JobRows {
         self.row_mut().job.spec = job.spec.clone();
     }
 
-    pub(crate) fn delete(&mut self) -> bool {
-        let was_there = !self.row.deleted && self.row.job.state.is_ended();
+    /// `is_unreadable`: whatever its state.
+    pub(crate) fn delete(&mut self, is_unreadable: bool) -> bool {
+        let was_there = !self.row.deleted && (is_unreadable || self.row.job.state.is_ended());
         if was_there {
             let row = self.row_mut();
             (row.deleted, row.expire_time) = (true, None);

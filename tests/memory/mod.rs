@@ -221,7 +221,8 @@ impl Rows {
         done: &mut Committed,
     ) -> Result<(), (JobId, Refusal)> {
         for job in &batch.deletions {
-            let was_there = is_in(job) && self.jobs.get_mut(job).is_some_and(JobRows::delete);
+            let was_there =
+                is_in(job) && self.jobs.get_mut(job).is_some_and(|rows| rows.delete(batch.unreadable.contains(job)));
             if was_there {
                 self.forget_requests(*job);
             }

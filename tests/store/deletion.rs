@@ -163,6 +163,17 @@ pub async fn a_purge_leaves_others_alone<B: Backend>() {
     assert!(rig.store.task_by_key(job_id(1), "k").await.unwrap().is_some());
 }
 
+/// A job that cannot be read goes whatever its state is, since nothing of it runs.
+pub async fn an_unfinished_job_that_cannot_be_read_is_deleted<B: Backend>() {
+    let mut rig = Rig::new::<B>().await;
+    rig.job_of(1, 3).await;
+    rig.job_of(2, 3).await;
+    let (deletions, unreadable) = (vec![job_id(1), job_id(2)], vec![job_id(1)]);
+    let done = rig.commit(Batch { deletions, unreadable, ..Batch::default() }).await;
+    assert_eq!(done.deletions, [true, false], "the other one may run");
+    assert_eq!(rig.store.deleted_jobs(10).await.unwrap(), [job_id(1)]);
+}
+
 pub async fn deletions_are_answered<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     ended::<B>(&mut rig, 1).await;

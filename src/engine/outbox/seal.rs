@@ -57,6 +57,7 @@ impl Outbox {
             return None;
         }
         let deletions = std::mem::take(&mut self.batch.deletions);
+        let unreadable = std::mem::take(&mut self.batch.unreadable);
         let purges = std::mem::take(&mut self.batch.purges);
         let is_removal = |effect: &Effect| matches!(effect, Effect::Deleted { .. } | Effect::Purged { .. });
         let (removals, rest) = std::mem::take(&mut self.effects).into_iter().partition(is_removal);
@@ -64,7 +65,7 @@ impl Outbox {
         let is_of_deletion = |entry: &AuditEntry| matches!(entry.of, Of::Deletion(_));
         let (audit, others) = std::mem::take(&mut self.batch.audit).into_iter().partition(is_of_deletion);
         self.batch.audit = others;
-        let batch = Batch { deletions, purges, audit, ..Batch::default() };
+        let batch = Batch { deletions, unreadable, purges, audit, ..Batch::default() };
         // The number of no batch: nothing waits for it.
         Some(Sealed { number: 0, batch, effects: removals, ended: Vec::new() })
     }

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::engine::command::{Admitted, Command, EngineError, Reply, answer};
-use crate::engine::patience::{caught, patiently};
+use crate::engine::patience::{caught, patiently, promptly};
 use crate::engine::queue::LaneRead;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::{Otherwise, Read, Repeated, trusted};
@@ -59,13 +59,13 @@ impl Scheduler {
             Read::Request { request, known, otherwise, reply } => match known {
                 Ok(Some((job, digest))) => self.known(job, digest, request, Otherwise::Refuse(otherwise), reply),
                 Ok(None) => answer(reply, Err(otherwise)),
-                Err(error) => answer(reply, Err(EngineError::Store(error.to_string()))),
+                Err(error) => answer(reply, Err(error.into())),
             },
             Read::Known { job, found, taken, otherwise, reply } => match (*found, taken) {
                 (Ok(Some(_)), Some(request_id)) => answer(reply, Err(EngineError::RequestIdTaken(request_id))),
                 (Ok(Some(job)), None) => answer(reply, Ok(job.into())),
                 (Ok(None), _) => self.deleted_meanwhile(job, otherwise, reply),
-                (Err(error), _) => answer(reply, Err(EngineError::Store(error.to_string()))),
+                (Err(error), _) => answer(reply, Err(error.into())),
             },
             Read::JobsOf(deletion, has_jobs) => self.looked_for_jobs(deletion, has_jobs),
             Read::TenantGone(deletion, is_aside) => self.tenant_gone(*deletion, is_aside),
@@ -117,7 +117,7 @@ impl Scheduler {
         self.reads.spawn(async move {
             // So many wait at once as commands have room.
             let _room = room;
-            let known = caught(patiently(|| store.chunk(job, &chunk_id))).await;
+            let known = caught(promptly(|| store.chunk(job, &chunk_id))).await;
             Read::Chunk { chunk_id, digest, known, otherwise, reply }
         });
     }
@@ -137,7 +137,7 @@ impl Scheduler {
         }
         let store = self.runner.store.clone();
         self.reads.spawn(async move {
-            let found = Box::new(caught(patiently(|| store.visit(job))).await);
+            let found = Box::new(caught(promptly(|| store.visit(job))).await);
             Read::Known { job, found, taken, otherwise, reply }
         });
     }
@@ -174,7 +174,7 @@ impl Scheduler {
         let store = self.runner.store.clone();
         self.reads.spawn(async move {
             let _room = room;
-            let known = caught(patiently(|| store.request(of, &request.0))).await;
+            let known = caught(promptly(|| store.request(of, &request.0))).await;
             Read::Request { request, known, otherwise, reply }
         });
     }
@@ -190,6 +190,6 @@ fn known_chunk(
         Ok(Some(chunk)) if chunk.digest == digest => Ok(chunk),
         Ok(Some(_)) => Err(EngineError::ChunkIdTaken(chunk_id)),
         Ok(None) => Err(otherwise),
-        Err(error) => Err(EngineError::Store(error.to_string())),
+        Err(error) => Err(error.into()),
     }
 }

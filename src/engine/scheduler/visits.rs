@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::engine::command::{Admitted, Control, EngineError, JobCommand, JobPatch, Reply, answer};
 use crate::engine::effect::Effect;
 use crate::engine::jobs::{JobRun, Retrying, Stage};
-use crate::engine::patience::{caught, patiently};
+use crate::engine::patience::{caught, promptly};
 use crate::engine::runner::Runner;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::crowded::Next;
@@ -50,7 +50,7 @@ impl Scheduler {
         let found = match found {
             Ok(found) => found,
             Err(error) => {
-                admitted.command.refuse(EngineError::Store(error.to_string()));
+                admitted.command.refuse(error.into());
                 return self.next_visitor(id);
             }
         };
@@ -93,6 +93,7 @@ impl Scheduler {
         let command = match command {
             JobCommand::Delete { reply, .. } if is_unreadable => {
                 let nth = self.delete(id, None, Some(reply));
+                self.outbox.batch().unreadable.push(id);
                 return self.note_job(&by, Of::Deletion(nth), "DeleteJob", id);
             }
             command => command,
@@ -252,20 +253,19 @@ fn fits(retries: &[(JobId, usize)], tasks: usize, most: u32) -> bool {
 /// Reads what a command needs, and does with files what has to be done before it.
 async fn find(runner: &Runner, id: JobId, command: &JobCommand) -> Result<Box<Found>, StoreError> {
     let store = &runner.store;
-    if matches!(command, JobCommand::Delete { .. })
-        && let Err(StoreError::Unreadable(why)) = store.visit(id).await
-    {
-        // Whether it has ended the store knows without the rest. Finished files of it are left.
-        tracing::warn!(job = %id, "a job that cannot be read is to be deleted: {why}");
-        return Ok(Box::new(Found { is_unreadable: true, ..Found::default() }));
-    }
-    let job = patiently(|| store.visit(id)).await?;
-    let Some(job) = job.filter(|job| job.id == id) else { return Ok(Box::default()) };
+    let job = match readable(runner, id).await {
+        Err(StoreError::Unreadable(why)) if matches!(command, JobCommand::Delete { .. }) => {
+            tracing::warn!(job = %id, "a job that cannot be read is to be deleted, and files that it made or began are left: {why}");
+            return Ok(Box::new(Found { is_unreadable: true, ..Found::default() }));
+        }
+        job => job?,
+    };
+    let Some(job) = job else { return Ok(Box::default()) };
     let mut found = Box::<Found>::default();
     if job.state.is_ended() {
         match command {
             JobCommand::AddTasks { chunk_id, .. } => {
-                found.chunk = patiently(|| store.chunk(id, chunk_id)).await?;
+                found.chunk = promptly(|| store.chunk(id, chunk_id)).await?;
             }
             JobCommand::Delete { with_files: true, .. } => runner.files.delete_created(&job).await?,
             JobCommand::Retry { which, .. } => found.retry = Some(retriable(runner, &job, which).await?),
@@ -277,6 +277,16 @@ async fn find(runner: &Runner, id: JobId, command: &JobCommand) -> Result<Box<Fo
     }
     found.job = Some(job);
     Ok(found)
+}
+
+/// Reads a job. One that has not ended and whose lanes cannot be read cannot be read: memory would not take it in.
+async fn readable(runner: &Runner, id: JobId) -> Result<Option<Job>, StoreError> {
+    let store = &runner.store;
+    let Some(job) = promptly(|| store.visit(id)).await?.filter(|job| job.id == id) else { return Ok(None) };
+    if !job.state.is_ended() {
+        promptly(|| store.lanes(id)).await?;
+    }
+    Ok(Some(job))
 }
 
 async fn retriable(
@@ -294,7 +304,7 @@ async fn retriable(
         TaskChoice::These(indexes) => {
             indexes.sort_unstable();
             indexes.dedup();
-            let states: HashMap<_, _> = patiently(|| store.task_states(id, indexes)).await?.into_iter().collect();
+            let states: HashMap<_, _> = promptly(|| store.task_states(id, indexes)).await?.into_iter().collect();
             (failed, cancelled) = (0, 0);
             for index in &*indexes {
                 match states.get(index) {
@@ -313,7 +323,7 @@ async fn retriable(
             cancelled = cancelled_fitting(runner, job, filter).await?;
         }
     }
-    let lanes = patiently(|| store.lanes(id)).await?;
+    let lanes = promptly(|| store.lanes(id)).await?;
     Ok(Ok(Retriable { lanes, which, failed, cancelled, failure }))
 }
 
@@ -330,7 +340,7 @@ async fn without_fitting(
     let mut first: Option<StoredTask> = None;
     let mut from = Some(0);
     while let Some(start) = from {
-        let page = patiently(|| runner.store.tasks(job.id, &[TaskState::Failed], start, FAILURES_MAX)).await?;
+        let page = promptly(|| runner.store.tasks(job.id, &[TaskState::Failed], start, FAILURES_MAX)).await?;
         from = page.items.last().filter(|_| page.has_more).and_then(|last| last.index.checked_add(1));
         for task in page.items {
             let Some(error) = &task.row.task.error else { continue };
@@ -358,7 +368,7 @@ async fn cancelled_fitting(runner: &Runner, job: &Job, filter: &TaskFilter) -> R
     let mut query = TaskQuery { filter, ..TaskQuery::default() };
     let mut count = 0_u32;
     loop {
-        let page = patiently(|| runner.store.find_tasks(job.id, &query, FAILURES_MAX)).await?;
+        let page = promptly(|| runner.store.find_tasks(job.id, &query, FAILURES_MAX)).await?;
         count = count.saturating_add(page.items.len() as u32);
         match page.next {
             Some(next) => query.from = next,
@@ -379,7 +389,7 @@ async fn failure_that_stays(
     }
     let (mut from, mut first) = (Some(0), None);
     while let Some(start) = from {
-        let page = patiently(|| runner.store.tasks(job.id, &[TaskState::Failed], start, FAILURES_MAX)).await?;
+        let page = promptly(|| runner.store.tasks(job.id, &[TaskState::Failed], start, FAILURES_MAX)).await?;
         from = page.items.last().filter(|_| page.has_more).and_then(|last| last.index.checked_add(1));
         first = first_to_fail(first, page.items.into_iter().filter(|task| stays(task.index)));
     }

@@ -16,6 +16,7 @@ use crate::store::sqlite::lines;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::schema;
+use crate::store::sqlite::text::Text;
 use crate::vault::Vault;
 
 pub(super) async fn write(conn: &mut SqliteConnection, vault: &Vault, changes: &[AccessRow]) -> Result<(), Fault> {
@@ -61,18 +62,18 @@ pub async fn access_beside(dir: &Path) -> Result<Book, OpenError> {
     let known: i64 = sqlx::query_scalar(known).fetch_one(&mut conn).await.map_err(failed)?;
     let mut all = Vec::new();
     if known == 3 {
-        let principals: Vec<String> =
+        let principals: Vec<Text> =
             sqlx::query_scalar("SELECT row FROM principals").fetch_all(&mut conn).await.map_err(failed)?;
-        let tokens: Vec<String> =
+        let tokens: Vec<Text> =
             sqlx::query_scalar("SELECT row FROM tokens").fetch_all(&mut conn).await.map_err(failed)?;
-        let auth: Option<String> = sqlx::query_scalar("SELECT value FROM settings WHERE key = 'auth'")
+        let auth: Option<Text> = sqlx::query_scalar("SELECT value FROM settings WHERE key = 'auth'")
             .fetch_optional(&mut conn)
             .await
             .map_err(failed)?;
         // Only whether somebody can sign in is asked: a row that does not parse is that of nobody.
-        let parsed = principals.iter().filter_map(|row| serde_json::from_str::<Principal>(row).ok());
+        let parsed = principals.iter().filter_map(|row| lines::parse::<Principal>(row, "principal").ok());
         all.extend(parsed.map(|principal| AccessRow::Principal(Arc::new(principal))));
-        let parsed = tokens.iter().filter_map(|row| serde_json::from_str::<Token>(row).ok());
+        let parsed = tokens.iter().filter_map(|row| lines::parse::<Token>(row, "token").ok());
         all.extend(parsed.map(|token| AccessRow::Token(Arc::new(token))));
         all.extend(auth.map(|_| AccessRow::Required));
     }
@@ -85,22 +86,22 @@ pub async fn access_beside(dir: &Path) -> Result<Book, OpenError> {
 pub(super) async fn book(reader: &Reader) -> Result<Book, StoreError> {
     let mut all = Vec::new();
     // One statement a table; the writer has not begun, so they see one state.
-    let tenants: Vec<(String,)> = reader.all(Ask::new("SELECT row FROM tenants")).await?;
+    let tenants: Vec<(Text,)> = reader.all(Ask::new("SELECT row FROM tenants")).await?;
     for (row,) in tenants {
         all.push(AccessRow::Tenant(Arc::new(lines::parse::<Tenant>(&row, "tenant")?)));
     }
-    let principals: Vec<(String,)> = reader.all(Ask::new("SELECT row FROM principals")).await?;
+    let principals: Vec<(Text,)> = reader.all(Ask::new("SELECT row FROM principals")).await?;
     for (row,) in principals {
         all.push(AccessRow::Principal(Arc::new(lines::parse::<Principal>(&row, "principal")?)));
     }
-    let tokens: Vec<(Vec<u8>, String)> = reader.all(Ask::new("SELECT hash, row FROM tokens")).await?;
+    let tokens: Vec<(Vec<u8>, Text)> = reader.all(Ask::new("SELECT hash, row FROM tokens")).await?;
     for (hash, row) in tokens {
         let hash = <[u8; 32]>::try_from(hash.as_slice());
         let hash = hash.map_err(|_| StoreError::Unreadable("hash of a token has another length".to_owned()))?;
         let token = Token { hash: TokenHash(hash), ..lines::parse(&row, "token")? };
         all.push(AccessRow::Token(Arc::new(token)));
     }
-    let auth: Option<(String,)> = reader.first(Ask::new("SELECT value FROM settings WHERE key = 'auth'")).await?;
+    let auth: Option<(Text,)> = reader.first(Ask::new("SELECT value FROM settings WHERE key = 'auth'")).await?;
     all.extend(auth.map(|_| AccessRow::Required));
     all.extend(credentials::all(reader).await?);
     Ok(Book::of(all))

@@ -62,7 +62,7 @@ pub(super) async fn apply(
         jobs::update(script, numbers, &adjusted(batch, &committed)?)?;
     }
     jobs::update_specs(script, numbers, vault, &batch.respecced).await?;
-    committed.deletions = jobs::delete(script, numbers, &batch.deletions).await?;
+    committed.deletions = jobs::delete(script, numbers, &batch.deletions, &batch.unreadable).await?;
     for (job, rows_max) in &batch.purges {
         let purged = purge::purge(script.conn().await?, numbers, *job, *rows_max).await?;
         if purged.is_gone {
@@ -184,6 +184,7 @@ fn split(batch: &Batch) -> Vec<(JobId, Batch)> {
         jobs by |job: &Arc<Job>| job.id;
         respecced by |job: &Arc<Job>| job.id;
         deletions by |job: &JobId| *job;
+        unreadable by |job: &JobId| *job;
         purges by |purge: &(JobId, u32)| purge.0;
     }
     parts

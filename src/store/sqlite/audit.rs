@@ -8,9 +8,11 @@ use sqlx::{Connection as _, SqliteConnection};
 
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::contents::{CONTENTS, ContentRow, content_path, is_kept};
+use crate::store::sqlite::legible::illegible;
 use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::schema;
+use crate::store::sqlite::text::Text;
 
 /// Findings of one kind that are listed.
 const LISTED_MAX: usize = 20;
@@ -27,14 +29,15 @@ const RULES: &[(&str, &str)] = &[
       sum(s.state = 5) AS failed, sum(s.state = 6) AS cancelled FROM task_states s LEFT JOIN claims c ON c.id = s.id GROUP BY 1), \
       running AS (SELECT id >> 32 AS no, count(*) AS n FROM claims GROUP BY 1) \
       SELECT 'job ' || lower(hex(j.id)) FROM jobs j LEFT JOIN moved m ON m.no = j.no LEFT JOIN running r ON r.no = j.no \
-      WHERE j.deleted = 0 AND (coalesce(j.moving ->> '$.counts.running', 0), coalesce(j.moving ->> '$.counts.backing_off', 0), \
+      WHERE j.deleted = 0 AND CASE WHEN json_valid(j.moving) THEN (coalesce(j.moving ->> '$.counts.running', 0), coalesce(j.moving ->> '$.counts.backing_off', 0), \
       coalesce(j.moving ->> '$.counts.succeeded', 0), coalesce(j.moving ->> '$.counts.failed', 0), \
       coalesce(j.moving ->> '$.counts.cancelled', 0)) <> (coalesce(r.n, 0), coalesce(m.backing_off, 0), \
-      coalesce(m.succeeded, 0), coalesce(m.failed, 0), coalesce(m.cancelled, 0))"),
+      coalesce(m.succeeded, 0), coalesce(m.failed, 0), coalesce(m.cancelled, 0)) END"),
     ("has a gap in its events, or another number of them than its sequence says",
      "SELECT 'job ' || lower(hex(j.id)) FROM jobs j LEFT JOIN (SELECT id >> 32 AS no, count(*) AS n, \
       max(id & 4294967295) AS last FROM events GROUP BY 1) e ON e.no = j.no WHERE j.deleted = 0 \
-      AND (coalesce(e.n, 0) <> j.moving ->> '$.sequence' OR coalesce(e.last, 0) <> j.moving ->> '$.sequence')"),
+      AND CASE WHEN json_valid(j.moving) THEN coalesce(e.n, 0) <> j.moving ->> '$.sequence' \
+      OR coalesce(e.last, 0) <> j.moving ->> '$.sequence' END"),
     ("stores another number of bytes than its jobs",
      "SELECT 'tenant ' || tenant FROM (SELECT tenant, stored FROM tenant_usage UNION ALL SELECT tenant, -sum(stored) FROM jobs \
       GROUP BY tenant) GROUP BY tenant HAVING sum(stored) <> 0"),
@@ -94,7 +97,8 @@ pub async fn audit(dir: &Path) -> Result<Vec<String>, OpenError> {
     schema::database(&database).await?;
     let mut conn = schema::open_read_only(&database).await.map_err(failed)?;
     sqlx::query("BEGIN").execute(&mut conn).await.map_err(failed)?;
-    let found = questions(&mut conn, dir).await.map_err(failed)?;
+    let found = questions(&mut conn, dir).await;
+    let found = found.map_err(|error| OpenError::Unread { path: database.clone(), error })?;
     // It read only; there is nothing to lose.
     let _ = conn.close().await;
     if !had_log {
@@ -116,18 +120,23 @@ fn remove_log(dir: &Path) {
 
 async fn questions(conn: &mut SqliteConnection, dir: &Path) -> Result<Vec<String>, sqlx::Error> {
     let mut found = Vec::new();
-    let verdicts: Vec<String> = sqlx::query_scalar("PRAGMA integrity_check(20)").fetch_all(&mut *conn).await?;
+    let verdicts: Vec<Text> = sqlx::query_scalar("PRAGMA integrity_check(20)").fetch_all(&mut *conn).await?;
     found.extend(
-        verdicts.into_iter().filter(|verdict| verdict != "ok").map(|what| format!("the file is damaged: {what}")),
+        verdicts
+            .iter()
+            .map(Text::shown)
+            .filter(|verdict| verdict != "ok")
+            .map(|what| format!("the file is damaged: {what}")),
     );
     let vacuum: i64 = sqlx::query_scalar("PRAGMA auto_vacuum").fetch_one(&mut *conn).await?;
     if vacuum != 2 {
         found.push("the file does not return room: its auto_vacuum is not INCREMENTAL".to_owned());
     }
     for (what, query) in RULES {
-        let rows: Vec<String> = sqlx::query_scalar(*query).fetch_all(&mut *conn).await?;
-        list(&mut found, rows.iter().map(|row| format!("{row} {what}")));
+        let rows: Vec<Text> = sqlx::query_scalar(*query).fetch_all(&mut *conn).await?;
+        list(&mut found, rows.iter().map(|row| format!("{} {what}", row.shown())));
     }
+    found.extend(illegible(&mut *conn).await?);
     let named: Vec<ContentRow> = sqlx::query_as(CONTENTS).fetch_all(&mut *conn).await?;
     sqlx::query("COMMIT").execute(&mut *conn).await?;
     let mut wrong = Vec::new();

@@ -7,6 +7,11 @@ use crate::store::sqlite::values::{Value, Values};
 pub(super) const ERROR: &str = "CASE typeof(s.error) WHEN 'integer' THEN (SELECT x.error FROM shared_errors x \
                      WHERE x.id = (s.id >> 32 << 32) + s.error) ELSE s.error END";
 
+/// What stands at a path of the error; null where that is no JSON, since `SQLite` would fail the whole statement for it.
+fn of_error(path: &str) -> String {
+    format!("CASE WHEN json_valid({ERROR}) THEN ({ERROR}) ->> '{path}' END")
+}
+
 /// A condition on what failed, with ` AND ` before it; empty where there is none.
 pub(super) fn of_failure(filter: &TaskFilter) -> String {
     if !filter.looks_at_failures() {
@@ -16,11 +21,11 @@ pub(super) fn of_failure(filter: &TaskFilter) -> String {
     if !filter.reasons.is_empty() {
         // As serde writes a variant, which is as it is named.
         let reasons: Vec<String> = filter.reasons.iter().map(|reason| format!("'{reason:?}'")).collect();
-        text += &format!(" AND ({ERROR}) ->> '$.reason' IN ({})", reasons.join(", "));
+        text += &format!(" AND {} IN ({})", of_error("$.reason"), reasons.join(", "));
     }
     if !filter.http_statuses.is_empty() {
         let statuses: Vec<String> = filter.http_statuses.iter().map(ToString::to_string).collect();
-        text += &format!(" AND coalesce(({ERROR}) ->> '$.http_status', 0) IN ({})", statuses.join(", "));
+        text += &format!(" AND coalesce({}, 0) IN ({})", of_error("$.http_status"), statuses.join(", "));
     }
     text
 }

@@ -11,13 +11,14 @@ use crate::model::tenant::TenantNo;
 use crate::store::StoreError;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::reader::{Ask, Reader};
+use crate::store::sqlite::text::Text;
 use crate::vault::{Vault, VaultError, key_of};
 
 /// What the place of a credential begins with; the other tables with bags have 1 to 3.
 const TABLE: u8 = 4;
 
 /// Tenant, name, bag.
-type Row = (TenantNo, String, Vec<u8>);
+type Row = (TenantNo, Text, Vec<u8>);
 
 /// Where a bag opens.
 fn place(tenant: TenantNo, name: &str) -> Vec<u8> {
@@ -48,6 +49,7 @@ pub(super) async fn all(reader: &Reader) -> Result<Vec<AccessRow>, StoreError> {
 }
 
 fn read(vault: &Vault, (tenant, name, bag): Row) -> Result<Credential, StoreError> {
+    let name = name.string("name of a credential")?;
     let wrong = |why: String| StoreError::Unreadable(format!("credential `{name}`: {why}"));
     let plain = match vault.open(&place(tenant, &name), &bag) {
         Ok(plain) => plain,

@@ -74,7 +74,7 @@ impl EventLine {
         let kind = EventKind::from_number(kind).ok_or_else(|| wrong(format!("has the unknown kind {kind}")))?;
         let ended = match (kind, task, lane, spec, row) {
             (EventKind::TaskEnded, Some(index), Some(lane), Some(spec), Some(row)) => {
-                let spec = sealed::whole(vault, Place::Task(job, index), spec, Bag::bytes(bag.as_ref()))?;
+                let spec = sealed::told(vault, Place::Task(job, index), spec, Bag::bytes(bag.as_ref()))?;
                 Some(Arc::new(StoredTask { index, lane, spec: Arc::new(spec), row: row.into_row() }))
             }
             (EventKind::TaskEnded, ..) => return Err(wrong("shows a task that does not exist".to_owned())),

@@ -16,6 +16,7 @@ use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::lines::parse;
 use crate::store::sqlite::sealed::{self, Place};
+use crate::store::sqlite::text::Text;
 use crate::vault::Vault;
 
 /// Jobs and tasks that one piece looks at: some milliseconds.
@@ -82,15 +83,15 @@ pub(super) async fn piece(
 
 async fn load(conn: &mut SqliteConnection) -> Result<Progress, Fault> {
     let sql = "SELECT value FROM settings WHERE key = 'secrets_erased'";
-    let text: Option<String> = sqlx::query_scalar(sql).fetch_optional(conn).await?;
-    Ok(text.map(|text| serde_json::from_str(&text)).transpose()?.unwrap_or_default())
+    let text: Option<Text> = sqlx::query_scalar(sql).fetch_optional(conn).await?;
+    Ok(text.map(|text| parse(text, "how far secrets are erased")).transpose()?.unwrap_or_default())
 }
 
 /// Erases what stands in the job itself.
 async fn job(conn: &mut SqliteConnection, vault: &Vault, no: i64) -> Result<(), Fault> {
     let sql = "SELECT j.id, p.spec, p.sealed FROM job_specs p JOIN jobs j ON j.no = p.job WHERE p.job = ?1 \
                AND p.sealed IS NOT NULL";
-    let row: Option<(Vec<u8>, String, Vec<u8>)> = sqlx::query_as(sql).bind(no).fetch_optional(&mut *conn).await?;
+    let row: Option<(Vec<u8>, Text, Vec<u8>)> = sqlx::query_as(sql).bind(no).fetch_optional(&mut *conn).await?;
     if let Some((id, spec, bag)) = row
         && let Some((spec, bag)) = without_secrets::<JobSpec>(vault, Place::Job(job_id(&id)?), &spec, &bag)?
     {
@@ -109,7 +110,7 @@ async fn is_at_its_end(conn: &mut SqliteConnection, progress: &Progress) -> Resu
 }
 
 /// A task's key, its job, its spec and the bag of it, if there is one.
-type TaskRow = (i64, Vec<u8>, String, Option<Vec<u8>>);
+type TaskRow = (i64, Vec<u8>, Text, Option<Vec<u8>>);
 
 /// Erases what stands in tasks of a job behind the key `after`, and where their listings go on. Returns at how many it
 /// looked, and the key to go on behind. A bag may hold a body, so a piece is bounded in bytes, too.
@@ -128,7 +129,7 @@ async fn tasks(
     while let Some(row) = found.try_next().await? {
         looked += 1;
         last = row.0;
-        bytes += row.2.len() + row.3.as_ref().map_or(0, Vec::len);
+        bytes += row.2.as_ref().len() + row.3.as_ref().map_or(0, Vec::len);
         if row.3.is_some() {
             rows.push(row);
         }
@@ -160,7 +161,8 @@ async fn tasks(
 
 /// Notes with the job that its secrets are gone.
 pub(super) async fn say(conn: &mut SqliteConnection, no: i64) -> Result<(), sqlx::Error> {
-    let sql = "UPDATE jobs SET moving = json_set(moving, '$.secrets_gone', json('true')) WHERE no = ?1";
+    // A job that cannot be read is not told of, and cannot be tried again.
+    let sql = "UPDATE jobs SET moving = json_set(moving, '$.secrets_gone', json('true')) WHERE no = ?1 AND json_valid(moving)";
     sqlx::query(sql).bind(no).execute(conn).await?;
     Ok(())
 }
@@ -169,7 +171,7 @@ pub(super) async fn say(conn: &mut SqliteConnection, no: i64) -> Result<(), sqlx
 fn without_secrets<T: Bagged + Serialize + serde::de::DeserializeOwned>(
     vault: &Vault,
     place: Place,
-    spec: &str,
+    spec: &Text,
     bag: &[u8],
 ) -> Result<Option<sealed::Columns>, Fault> {
     let whole =

@@ -11,13 +11,14 @@ use crate::model::bag::{self, Bagged};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::store::sqlite::expiry::say;
 use crate::store::sqlite::lines::parse;
+use crate::store::sqlite::text::Text;
 use crate::vault::KeyNumber;
 
 /// Rows of one piece.
 const ROWS_MAX: i64 = 500;
 
 /// A key and a spec.
-type SpecRow = (i64, String);
+type SpecRow = (i64, Text);
 
 /// How many rows lost their secrets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -20,10 +20,11 @@ use crate::store::sqlite::insert::{Insert, Values};
 use crate::store::sqlite::lines;
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows::{self, job_text};
+use crate::store::sqlite::rows::{self, job_text, json_value};
 use crate::store::sqlite::script::{Check, Script};
 use crate::store::sqlite::sealed::{self, Place};
 use crate::store::sqlite::tasks::{self, NewTask};
+use crate::store::sqlite::text::Text;
 use crate::store::{LaneNumber, StoreError, Submission, Submitted};
 use crate::vault::Vault;
 
@@ -169,11 +170,16 @@ pub(super) fn update(script: &mut Script<'_>, numbers: &Numbers, jobs: &[Arc<Job
         updates.push(JobUpdate(no, job.state as i64, job.end_time, job.expire_time(), rows::moving(job)?));
     }
     // Secrets may have been erased since the job was read: that stays noted, and no retry begins without them.
-    let sql = "UPDATE jobs SET state = value ->> 1, end_time = value ->> 2, expire_time = value ->> 3, \
-               moving = CASE WHEN end_time IS NOT NULL AND moving ->> '$.secrets_gone' \
-               THEN json_set(value ->> 4, '$.secrets_gone', json('true')) ELSE value ->> 4 END \
-               FROM json_each(?) WHERE no = value ->> 0 AND deleted = 0 AND (end_time IS NULL \
-               OR value ->> 2 IS NOT NULL OR NOT coalesce(moving ->> '$.secrets_gone', 0))";
+    let sql = concat!(
+        "UPDATE jobs SET state = value ->> 1, end_time = value ->> 2, expire_time = value ->> 3, \
+         moving = CASE WHEN end_time IS NOT NULL AND ",
+        json_value!("moving", "$.secrets_gone"),
+        " THEN json_set(value ->> 4, '$.secrets_gone', json('true')) ELSE value ->> 4 END \
+         FROM json_each(?) WHERE no = value ->> 0 AND deleted = 0 AND (end_time IS NULL \
+         OR value ->> 2 IS NOT NULL OR NOT coalesce(",
+        json_value!("moving", "$.secrets_gone"),
+        ", 0))"
+    );
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
     let check: Check = Box::new(move |changed| {
         guard(changed == ids.len() as u64, || {
@@ -196,7 +202,11 @@ pub(super) async fn update_specs(
     for job in jobs {
         let no = numbers.job(job.id)?;
         let mut spec = job.spec.clone();
-        let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE no = ?1 AND moving ->> '$.secrets_gone')";
+        let sql = concat!(
+            "SELECT EXISTS (SELECT 1 FROM jobs WHERE no = ?1 AND ",
+            json_value!("moving", "$.secrets_gone"),
+            ")"
+        );
         if sqlx::query_scalar(sql).bind(no).fetch_one(script.conn().await?).await? {
             // They were erased since the job was read.
             erase(Arc::make_mut(&mut spec));
@@ -214,18 +224,24 @@ pub(super) async fn update_specs(
     Ok(())
 }
 
-/// Hides ended jobs, whose request ids are free from then on. They do not expire any more, so they leave that index too. Returns
-/// which were there to be hidden.
-pub(super) async fn delete(script: &mut Script<'_>, numbers: &Numbers, jobs: &[JobId]) -> Result<Vec<bool>, Fault> {
+/// Hides ended jobs, whose request ids are free from then on, and those that cannot be read. They do not expire any more, so they
+/// leave that index too. Returns which were there to be hidden.
+pub(super) async fn delete(
+    script: &mut Script<'_>,
+    numbers: &Numbers,
+    jobs: &[JobId],
+    unreadable: &[JobId],
+) -> Result<Vec<bool>, Fault> {
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
         let Ok(no) = numbers.job(*job) else {
             answers.push(false);
             continue;
         };
-        let sql = "UPDATE jobs SET deleted = 1, expire_time = NULL WHERE no = ?1 AND deleted = 0 AND state > 4";
+        let sql = "UPDATE jobs SET deleted = 1, expire_time = NULL WHERE no = ?1 AND deleted = 0 AND (state > 4 OR ?2)";
         let conn = script.conn().await?;
-        let is_hidden = sqlx::query(sql).bind(no).execute(&mut *conn).await?.rows_affected() == 1;
+        let is_hidden =
+            sqlx::query(sql).bind(no).bind(unreadable.contains(job)).execute(&mut *conn).await?.rows_affected() == 1;
         if is_hidden {
             sqlx::query("DELETE FROM requests WHERE job = ?1").bind(no).execute(&mut *conn).await?;
         }
@@ -268,7 +284,7 @@ pub(super) async fn set_limits(conn: &mut SqliteConnection, limits: &Limits) -> 
 }
 
 pub(super) async fn limits(reader: &Reader) -> Result<Option<Limits>, StoreError> {
-    let found: Option<(String,)> = reader.first(Ask::new("SELECT value FROM settings WHERE key = 'limits'")).await?;
+    let found: Option<(Text,)> = reader.first(Ask::new("SELECT value FROM settings WHERE key = 'limits'")).await?;
     found.map(|(text,)| lines::parse(&text, "limits")).transpose()
 }
 
@@ -278,8 +294,8 @@ pub(super) async fn job(reader: &Reader, id: JobId) -> Result<Option<Job>, Store
         job_text!(),
         " FROM jobs j JOIN job_specs p ON p.job = j.no WHERE j.id = ?1 AND j.deleted = 0"
     );
-    let found: Option<(String,)> = reader.first(Ask::new(sql).bind(blob(id))).await?;
-    let read = |(text,): (String,)| lines::parse::<rows::JobLine>(&text, format_args!("job `{id}`"));
+    let found: Option<(Text,)> = reader.first(Ask::new(sql).bind(blob(id))).await?;
+    let read = |(text,): (Text,)| lines::parse::<rows::JobLine>(&text, format_args!("job `{id}`"));
     found.map(read).transpose()?.map(|line| line.into_job(&reader.vault)).transpose()
 }
 

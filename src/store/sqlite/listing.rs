@@ -16,7 +16,8 @@ use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::lines::{self, BETWEEN};
 use crate::store::sqlite::look::{Judge, Look, Step};
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::rows::{JobLine, job_text};
+use crate::store::sqlite::rows::{JobLine, job_text, json_value};
+use crate::store::sqlite::text::Text;
 use crate::store::sqlite::values::{Value, Values};
 use crate::store::{JobFilter, JobOrder, JobPage, JobPlace, PAGE_BYTES_MAX, StoreError};
 
@@ -95,9 +96,9 @@ async fn look<L: DeserializeOwned>(
         let (lead, fits) = (lead(&filter, &index, &mut values), fits(&filter, &index, &mut values));
         let step = look.step(if fits.is_empty() { Judge::Nobody } else { Judge::Statement });
         let text = statement(&lead, &fits, lines, step, &mut values);
-        let found: Option<(String, bool, u32, Option<String>)> = reader.first(values.ask(text)).await?;
+        let found: Option<(Text, bool, u32, Option<Text>)> = reader.first(values.ask(text)).await?;
         let (text, is_cut, looked, last) = found.unwrap_or_default();
-        let found = lines::each_line::<Line<L>, 3>(&text, "job, found as number");
+        let found = lines::each_line::<Line<L>, 3>(text.as_ref(), "job, found as number");
         let last = last.map(|text| lines::parse::<Last>(&text, "place of a job")).transpose()?;
         let last = last.map(|Last(id, end)| JobPlace { id: JobId(id), end });
         let place = |line: Result<Line<L>, [&str; 3]>| match line {
@@ -322,9 +323,10 @@ fn fits(filter: &JobFilter, index: &Index, values: &mut Values) -> String {
             format!("j.id BETWEEN {first} AND {last} OR ")
         });
         fits += &format!(
-            " AND ({}coalesce(instr(lower(p.spec ->> '$.title'), {text}), 0) > 0 \
+            " AND ({}coalesce(instr(lower({}), {text}), 0) > 0 \
              OR EXISTS (SELECT 1 FROM job_labels x WHERE x.id = j.id AND instr(lower(x.value), {text}) > 0))",
-            id.unwrap_or_default()
+            id.unwrap_or_default(),
+            json_value!("p.spec", "$.title")
         );
     }
     fits

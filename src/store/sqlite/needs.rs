@@ -132,6 +132,8 @@ fn only_removes(batch: &Batch) -> bool {
         jobs,
         respecced,
         deletions,
+        // It says something of deletions alone.
+        unreadable: _,
         purges,
         limits,
         pauses,

@@ -49,6 +49,8 @@ pub enum OpenError {
         path.display()
     )]
     Corrupt { path: PathBuf, what: String },
+    #[error("the database `{}` was opened and could not be read: {}", path.display(), told(error))]
+    Unread { path: PathBuf, error: sqlx::Error },
     #[error("the database `{}` could not be opened: {}", path.display(), told(error))]
     Sqlite { path: PathBuf, error: sqlx::Error },
     #[error(

@@ -9,6 +9,7 @@ use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::job_no;
 use crate::store::sqlite::script::Script;
 use crate::store::sqlite::sealed::{self, Place};
+use crate::store::sqlite::text::Text;
 use crate::store::{Content, NewPage, PageHead, StoreError};
 use crate::vault::Vault;
 
@@ -70,11 +71,13 @@ pub(super) fn note_progress(script: &mut Script<'_>, numbers: &Numbers, pages: &
 }
 
 /// Page, first item, items, bytes, next, bag.
-type HeadRow = (u32, i64, i64, i64, Option<String>, Option<Vec<u8>>);
+type HeadRow = (u32, i64, i64, i64, Option<Text>, Option<Vec<u8>>);
 
 fn head(vault: &Vault, id: TaskId, row: HeadRow) -> Result<PageHead, StoreError> {
     let (page, first_item, items, bytes, next, bag) = row;
-    let next = sealed::whole_next(vault, Place::Page(id.job, id.index, page), next, bag.as_deref())?;
+    let place = Place::Page(id.job, id.index, page);
+    let next = next.map(|next| next.string(format_args!("{place:?}"))).transpose()?;
+    let next = sealed::whole_next(vault, place, next, bag.as_deref())?;
     Ok(PageHead { page, first_item: first_item as u64, items: items as u64, bytes: bytes as u64, next })
 }
 
@@ -117,11 +120,14 @@ pub(super) async fn content(reader: &Reader, id: TaskId, page: u32) -> Result<Op
         job_no!(),
         " << 32) | ?2) AND p.page = ?3"
     );
-    let found: Option<(i64, Option<String>, Option<Vec<u8>>)> =
+    let found: Option<(i64, Option<Text>, Option<Vec<u8>>)> =
         reader.first(Ask::new(sql).bind(blob(id.job)).bind(id.index).bind(page)).await?;
     let Some((bytes, file, data)) = found else { return Ok(None) };
     Ok(Some(match file {
-        Some(name) => Content::File { name, bytes: bytes as u64 },
+        Some(name) => {
+            let name = name.string(format_args!("{:?}", Place::Page(id.job, id.index, page)))?;
+            Content::File { name, bytes: bytes as u64 }
+        }
         None => Content::Inline(data.unwrap_or_default().into()),
     }))
 }

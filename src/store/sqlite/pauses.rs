@@ -8,10 +8,12 @@ use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::sqlite::errors::Fault;
+use crate::store::sqlite::lines::opened;
 use crate::store::sqlite::reader::{Ask, Reader};
+use crate::store::sqlite::text::Text;
 
 /// Tenant, host, cause, time, end, failures, reason.
-type Row = (TenantNo, String, i64, i64, i64, u32, String);
+type Row = (TenantNo, Text, i64, i64, i64, u32, Text);
 
 fn number_of(cause: PauseCause) -> i64 {
     match cause {
@@ -44,9 +46,12 @@ pub(super) async fn all(reader: &Reader) -> Result<Vec<(PauseKey, HostPause)>, S
     let rows: Vec<Row> = reader.all(Ask::new(sql)).await?;
     let read = |(tenant, host, cause, time, until, failures, reason): Row| {
         let cause = [PauseCause::Asked, PauseCause::Failures].into_iter().find(|it| number_of(*it) == cause)?;
-        let key = PauseKey { tenant, host: Host::new(&host), cause };
-        Some((key, HostPause { time: Timestamp(time), until: Timestamp(until), failures, reason }))
+        Some(host.string("host of a pause").and_then(|host| {
+            let reason = reason.string(format_args!("pause of host `{host}`"))?;
+            let key = PauseKey { tenant, host: Host::new(&host), cause };
+            Ok((key, HostPause { time: Timestamp(time), until: Timestamp(until), failures, reason }))
+        }))
     };
     // Of a kind that this binary does not know none is written by it.
-    Ok(rows.into_iter().filter_map(read).collect())
+    Ok(opened(rows.into_iter().filter_map(read)))
 }

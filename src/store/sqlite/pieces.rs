@@ -17,7 +17,10 @@ use crate::store::listing::host_of;
 use crate::store::sqlite::conditions::{self, ERROR};
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::events::place;
+use crate::store::sqlite::lines;
 use crate::store::sqlite::numbers::{Numbers, key};
+use crate::store::sqlite::rows::json_value;
+use crate::store::sqlite::text::Text;
 use crate::store::sqlite::values::{Value, Values};
 use crate::store::{Hasten, Hastened, Retried, Retry, Sweep, Swept, Which};
 
@@ -292,19 +295,22 @@ pub(super) async fn retry(
 async fn failed_alike(conn: &mut SqliteConnection) -> Result<Vec<Alike>, Fault> {
     // Up to its path a URL says what its host is. URLs are many, and hosts are few.
     let sql = format!(
-        "SELECT coalesce(error ->> '$.reason', ''), coalesce(error ->> '$.http_status', 0), \
+        "SELECT coalesce({}, ''), coalesce({}, 0), \
          substr(url, 1, 8 + instr(substr(url, 9) || '/', '/')), json_group_array(id & 4294967295) FROM ( \
-         SELECT s.id AS id, {ERROR} AS error, coalesce(nullif(s.log ->> '$[#-1].url', ''), \
+         SELECT s.id AS id, {ERROR} AS error, coalesce(nullif({}, ''), \
          (SELECT 'https://' || h.host FROM tasks t CROSS JOIN lanes h ON h.id = t.lane WHERE t.id = s.id), '') AS url \
-         FROM temp.piece p CROSS JOIN task_states s ON s.id = p.id WHERE s.state = 5 ORDER BY p.n) GROUP BY 1, 2, 3"
+         FROM temp.piece p CROSS JOIN task_states s ON s.id = p.id WHERE s.state = 5 ORDER BY p.n) GROUP BY 1, 2, 3",
+        json_value!("error", "$.reason"),
+        json_value!("error", "$.http_status"),
+        json_value!("s.log", "$[#-1].url")
     );
-    let found: Vec<(String, u16, String, String)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(conn).await?;
+    let found: Vec<(Text, u16, Text, Text)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(conn).await?;
     let alike = found.into_iter().map(|(reason, http_status, origin, tasks)| -> Result<Alike, Fault> {
         Ok(Alike {
-            reason: serde_json::from_value(reason.into()).ok(),
+            reason: serde_json::from_value(reason.shown().into()).ok(),
             http_status,
-            host: host_of(&origin),
-            tasks: serde_json::from_str(&tasks)?,
+            host: host_of(&origin.shown()),
+            tasks: lines::parse(&tasks, "tasks that failed alike")?,
         })
     });
     alike.collect()

@@ -8,6 +8,7 @@ use sqlx::{Arguments as _, FromRow, SqlSafeStr, SqlStr, Sqlite, SqlitePool, Type
 
 use crate::store::StoreError;
 use crate::store::sqlite::lines::Page;
+use crate::store::sqlite::text::Text;
 use crate::vault::Vault;
 
 /// A statement that reads, with its parameters.
@@ -42,6 +43,34 @@ impl Ask {
     }
 }
 
+/// What a column is read as. A `String` is none of it: one row that is no UTF-8 would fail the whole answer.
+pub(super) trait Column {}
+
+impl Column for bool {}
+impl Column for u16 {}
+impl Column for u32 {}
+impl Column for i64 {}
+impl Column for Vec<u8> {}
+impl Column for Text {}
+impl<C: Column> Column for Option<C> {}
+
+/// The columns of an answer.
+pub(super) trait Columns: for<'r> FromRow<'r, SqliteRow> + Send + Unpin {}
+
+macro_rules! columns {
+    ($($name:ident),+) => {
+        impl<$($name: Column),+> Columns for ($($name,)+) where Self: for<'r> FromRow<'r, SqliteRow> + Send + Unpin {}
+    };
+}
+
+columns!(A);
+columns!(A, B);
+columns!(A, B, C);
+columns!(A, B, C, D);
+columns!(A, B, C, D, E);
+columns!(A, B, C, D, E, F);
+columns!(A, B, C, D, E, F, G);
+
 /// Connections that read.
 pub(super) struct Reader {
     pool: SqlitePool,
@@ -64,10 +93,7 @@ impl Reader {
     }
 
     /// Returns all rows of the answer.
-    pub(super) async fn all<R>(&self, ask: Ask) -> Result<Vec<R>, StoreError>
-    where
-        R: for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
-    {
+    pub(super) async fn all<R: Columns>(&self, ask: Ask) -> Result<Vec<R>, StoreError> {
         #[cfg(test)]
         self.remember(&ask);
         let (text, arguments) = ask.ready()?;
@@ -75,10 +101,7 @@ impl Reader {
     }
 
     /// Returns the first row of the answer.
-    pub(super) async fn first<R>(&self, ask: Ask) -> Result<Option<R>, StoreError>
-    where
-        R: for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
-    {
+    pub(super) async fn first<R: Columns>(&self, ask: Ask) -> Result<Option<R>, StoreError> {
         #[cfg(test)]
         self.remember(&ask);
         let (text, arguments) = ask.ready()?;
@@ -86,13 +109,13 @@ impl Reader {
     }
 
     /// Returns the one text that the answer is.
-    pub(super) async fn text(&self, ask: Ask) -> Result<String, StoreError> {
-        Ok(self.first::<(String,)>(ask).await?.map(|(text,)| text).unwrap_or_default())
+    pub(super) async fn text(&self, ask: Ask) -> Result<Text, StoreError> {
+        Ok(self.first::<(Text,)>(ask).await?.map(|(text,)| text).unwrap_or_default())
     }
 
     /// Returns the page that the answer is.
     pub(super) async fn page(&self, ask: Ask) -> Result<Page, StoreError> {
-        let (text, is_cut) = self.first::<(String, bool)>(ask).await?.unwrap_or_default();
+        let (text, is_cut) = self.first::<(Text, bool)>(ask).await?.unwrap_or_default();
         Ok(Page { text, is_cut })
     }
 

@@ -59,7 +59,7 @@ impl<'t> Specs<'t> {
 }
 
 /// Reads unfinished jobs with their lanes.
-fn jobs_of(text: &str, vault: &Vault) -> UnfinishedJobs {
+fn jobs_of(text: &[u8], vault: &Vault) -> UnfinishedJobs {
     let mut specs = Specs { vault, last: None };
     let lines = lines::good_lines::<RecoveredLine<'_>>(text, "unfinished job");
     let open = |RecoveredLine(job, lanes)| Ok((job.into_job_with(|id, spec, bag| specs.whole(id, spec, bag))?, lanes));
@@ -94,11 +94,11 @@ pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Rec
     });
     let after = after.map(blob).unwrap_or_default();
     let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(after)).await?;
-    let (count, last) = lines::count_and_last_head(&page.text);
+    let (count, last) = lines::count_and_last_head(page.text.as_ref());
     let last = last.filter(|_| page.is_full(count, JOBS_MAX));
     let next = last.map(|[job]: [&str; 1]| job_of(job)).transpose()?;
     let vault = reader.vault.clone();
-    Ok(Recovered::new(next, move || jobs_of(&page.text, &vault)))
+    Ok(Recovered::new(next, move || jobs_of(page.text.as_ref(), &vault)))
 }
 
 /// The id in a line that [`lines::Lines::last_head`] found.
@@ -135,7 +135,7 @@ pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<Cut
     });
     let (job, index) = after.map_or((Vec::new(), -1), |id| (blob(id.job), i64::from(id.index)));
     let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(job).bind(index)).await?;
-    let lines = lines::good_lines::<ClaimLine>(&page.text, "cut attempt of job");
+    let lines = lines::good_lines::<ClaimLine>(page.text.as_ref(), "cut attempt of job");
     let last = lines.last_head().filter(|_| page.is_full(lines.count, CLAIMS_MAX));
     let next = last.map(place_of).transpose()?.map(|(id, _)| id);
     let cut = |ClaimLine(job, attempt_start, task): ClaimLine| {
@@ -183,7 +183,7 @@ pub(super) async fn due(reader: &Reader, after: Option<DueTask>, limit: u32) -> 
     };
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(time).bind(job).bind(index).bind(limit);
     let page = reader.page(ask).await?;
-    let lines = lines::good_lines::<DueLine>(&page.text, "waiting task of job");
+    let lines = lines::good_lines::<DueLine>(page.text.as_ref(), "waiting task of job");
     let last = lines.last_head().filter(|_| page.is_full(lines.count, limit));
     let next = last.map(place_of).transpose()?.map(|(id, due)| DueTask { due, id });
     let waiting = |DueLine(job, due, task): DueLine| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::access::PrincipalNo;
+use crate::model::bag::Bagged as _;
 use crate::model::counts::Counts;
 use crate::model::failure::{TaskError, is_default};
 use crate::model::failures::Failures;
@@ -100,10 +101,20 @@ macro_rules! task_text {
     };
 }
 
-/// The log of a state row `s` without a result, cut to the last attempt, which says what is held; else null.
+/// What stands at a path of the JSON in the column `$column`; null where that is none, since `SQLite` would fail the whole
+/// statement for it.
+macro_rules! json_value {
+    ($column:expr, $path:literal) => {
+        concat!("CASE WHEN json_valid(", $column, ") THEN ", $column, " ->> '", $path, "' END")
+    };
+}
+
+/// The log of a state row `s` without a result, cut to the last attempt, which says what is held; else null. One that is no JSON
+/// stays as it is, so that its row does not parse.
 macro_rules! last_attempt {
     () => {
-        "CASE WHEN s.outcome IS NULL THEN '[' || (s.log -> '$[#-1]') || ']' END"
+        "CASE WHEN s.outcome IS NULL THEN \
+         CASE WHEN json_valid(s.log) THEN '[' || (s.log -> '$[#-1]') || ']' ELSE s.log END END"
     };
 }
 
@@ -119,7 +130,7 @@ macro_rules! task_bytes {
     };
 }
 
-pub(super) use {job_no, job_text, last_attempt, state_or_null, state_text, task_bytes, task_text};
+pub(super) use {job_no, job_text, json_value, last_attempt, state_or_null, state_text, task_bytes, task_text};
 
 /// The counts that are stored; `total` has a column, and what remains is `pending`.
 #[derive(Default, Serialize, Deserialize)]
@@ -257,6 +268,11 @@ pub(super) struct JobLine<S = JobSpec>(
 );
 
 impl JobLine {
+    /// Whether its secrets are in a bag that is not there.
+    pub(super) fn lacks_bag(&self) -> bool {
+        self.7.is_none() && self.6.has_marks()
+    }
+
     pub(super) fn into_job(self, vault: &Vault) -> Result<Job, StoreError> {
         self.into_job_with(|id, spec, bag| Ok(Arc::new(sealed::whole(vault, Place::Job(id), spec, Bag::bytes(bag))?)))
     }
@@ -356,6 +372,11 @@ pub(super) struct TaskLine(TaskIndex, LaneNumber, TaskSpec, Option<Bag>, Option<
 impl TaskLine {
     pub(super) fn index(&self) -> TaskIndex {
         self.0
+    }
+
+    /// Whether its secrets are in a bag that is not there.
+    pub(super) fn lacks_bag(&self) -> bool {
+        self.3.is_none() && self.2.has_marks()
     }
 
     pub(super) fn into_task(self, vault: &Vault, job: JobId) -> Result<StoredTask, StoreError> {

@@ -5,9 +5,10 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::model::bag::{self, Bagged};
+use crate::model::bag::{self, BadBag, Bagged};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::secret::holds_secret;
+use crate::model::spec::{DownloadSpec, FetchSpec, TaskSpec, Work};
 use crate::store::StoreError;
 use crate::store::sqlite::errors::Fault;
 use crate::vault::{Vault, VaultError};
@@ -60,13 +61,21 @@ pub(super) fn row<T: Bagged + Serialize>(vault: &Vault, place: Place, spec: &T) 
     }
 }
 
-/// Returns what a row was made of.
+/// Returns what a row was made of. Where its bag is gone, marks would go out in the places of its secrets.
 pub(super) fn whole<T: Bagged>(vault: &Vault, place: Place, mut left: T, bag: Option<&[u8]>) -> Result<T, StoreError> {
-    let Some(bag) = bag else { return Ok(left) };
     let wrong = |why: String| StoreError::Unreadable(format!("{place:?}: {why}"));
+    let Some(bag) = bag else {
+        return if left.has_marks() { Err(wrong(BadBag.to_string())) } else { Ok(left) };
+    };
     let bag = vault.open(&place.bytes(), bag).map_err(|error| wrong(error.to_string()))?;
     bag::unpack(&mut left, &bag).map_err(|error| wrong(error.to_string()))?;
     Ok(left)
+}
+
+/// As [`whole`], of what events tell of a task: where its bag was left out of the read, nothing of it is told but a URL.
+pub(super) fn told(vault: &Vault, place: Place, left: TaskSpec, bag: Option<&[u8]>) -> Result<TaskSpec, StoreError> {
+    let (Work::Fetch(FetchSpec { url, .. }) | Work::Download(DownloadSpec { url, .. })) = &left.work;
+    if bag.is_some() || bag::is_mark(url.as_bytes()) { whole(vault, place, left, bag) } else { Ok(left) }
 }
 
 /// Returns the columns `next` and `sealed` of a page. Where a listing goes on may be a URL with the secrets of the first one.

@@ -21,6 +21,7 @@ use crate::store::sqlite::rows::{
 };
 use crate::store::sqlite::script::Script;
 use crate::store::sqlite::sealed::{self, Place};
+use crate::store::sqlite::text::Text;
 use crate::store::{LaneNumber, LanePage, Listed, StoreError, StoredTask};
 use crate::vault::Vault;
 
@@ -89,8 +90,8 @@ pub(super) async fn by_key(reader: &Reader, job: JobId, key: &str) -> Result<Opt
 }
 
 async fn one(reader: &Reader, ask: Ask, job: JobId) -> Result<Option<StoredTask>, StoreError> {
-    let found: Option<(String,)> = reader.first(ask).await?;
-    let read = |(text,): (String,)| lines::parse::<rows::TaskLine>(&text, format_args!("task of job `{job}`"));
+    let found: Option<(Text,)> = reader.first(ask).await?;
+    let read = |(text,): (Text,)| lines::parse::<rows::TaskLine>(&text, format_args!("task of job `{job}`"));
     found.map(read).transpose()?.map(|line| line.into_task(&reader.vault, job)).transpose()
 }
 
@@ -197,7 +198,7 @@ pub(super) async fn downloads(
     const FILTER: &str = concat!(
         "WHERE (SELECT downloads FROM jobs WHERE no = ",
         job_no!(),
-        ") = 1 AND t.spec -> '$.work.download' IS NOT NULL"
+        ") = 1 AND CASE WHEN json_valid(t.spec) THEN t.spec -> '$.work.download' IS NOT NULL ELSE 1 END"
     );
     if states.is_empty() {
         return Ok(Listed::default());
@@ -246,11 +247,10 @@ pub(super) async fn lane_page(
         lines::page_of(&places, task_text!("s.log"), OF_PLACE, &rest)
     });
     let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(from).bind(lane).bind(limit).bind(now.0);
-    let (text, is_cut, beyond): (String, bool, Option<u32>) =
-        reader.first(ask).await?.unwrap_or_else(|| ("[]".to_owned(), false, None));
+    let (text, is_cut, beyond): (Text, bool, Option<u32>) = reader.first(ask).await?.unwrap_or_default();
     // Tasks that cannot be read do not hold those behind them.
     let page = Page { text, is_cut };
-    let lines = lines::good_lines::<TaskLine>(&page.text, "waiting task");
+    let lines = lines::good_lines::<TaskLine>(page.text.as_ref(), "waiting task");
     let next = match lines.last_head().filter(|_| page.is_full(lines.count, limit)) {
         Some([index]) => lines::parse::<TaskIndex>(index, "the index of a task")?.checked_add(1),
         None => beyond,
@@ -326,13 +326,14 @@ pub(super) async fn download_paths(
     limit: u32,
 ) -> Result<Vec<(TaskIndex, String)>, StoreError> {
     let sql = array_of!(
-        "SELECT json_array(s.id & 4294967295, s.outcome ->> '$.download.path') AS line \
+        "SELECT CASE WHEN json_valid(s.outcome) THEN json_array(s.id & 4294967295, s.outcome ->> '$.download.path') \
+         ELSE '[' || (s.id & 4294967295) || ',' || s.outcome || ']' END AS line \
          FROM task_states s INDEXED BY task_states_state WHERE (SELECT downloads FROM jobs WHERE no = ",
         job_no!(),
         ") = 1 AND s.state = 4 AND (s.fence > 0) = 1 AND ",
         from_index!("s"),
-        " AND s.outcome ->> '$.download.path' IS NOT NULL \
-         AND coalesce(s.outcome ->> '$.download.skipped', 0) = 0 ORDER BY s.id LIMIT ?3 + 0"
+        " AND CASE WHEN json_valid(s.outcome) THEN s.outcome ->> '$.download.path' IS NOT NULL \
+         AND coalesce(s.outcome ->> '$.download.skipped', 0) = 0 ELSE s.outcome IS NOT NULL END ORDER BY s.id LIMIT ?3 + 0"
     );
     let text = reader.text(Ask::new(sql).bind(blob(job)).bind(from).bind(limit)).await?;
     lines::lines(&text, format_args!("download of job `{job}`:"))

@@ -13,6 +13,7 @@ use crate::store::sqlite::lines::{self, BETWEEN};
 use crate::store::sqlite::look::{Judge, Look, Step};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{TaskLine, job_no, last_attempt, state_or_null, state_text, task_bytes, task_text};
+use crate::store::sqlite::text::Text;
 use crate::store::sqlite::values::{Value, Values};
 use crate::store::{PAGE_BYTES_MAX, StoreError, TaskPage, TaskQuery};
 
@@ -47,10 +48,10 @@ pub(super) async fn find(reader: &Reader, job: JobId, query: &TaskQuery, limit: 
         };
         let step = look.step(judge);
         let text = statement(&lead, &fits, step, &mut values);
-        let found: Option<(String, bool, u32, Option<u32>)> = reader.first(values.ask(text)).await?;
+        let found: Option<(Text, bool, u32, Option<u32>)> = reader.first(values.ask(text)).await?;
         let (text, is_cut, looked, last) = found.unwrap_or_default();
         let mut found = Vec::new();
-        for line in lines::each_line::<Line, 2>(&text, &format!("task of job `{job}`, found as number")) {
+        for line in lines::each_line::<Line, 2>(text.as_ref(), &format!("task of job `{job}`, found as number")) {
             match line {
                 Ok(Line(seen, line)) => {
                     let index = line.index();

@@ -11,9 +11,10 @@ use crate::model::audit::{AuditFilter, AuditRecord, AuditRow};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::insert::{Insert, Values};
-use crate::store::sqlite::lines;
+use crate::store::sqlite::lines::{self, opened};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::script::Script;
+use crate::store::sqlite::text::Text;
 use crate::store::{AuditPage, AuditPlace, StoreError};
 use crate::vault::Vault;
 
@@ -31,11 +32,11 @@ const BEFORE_ALL: [u8; 32] = [0; 32];
 static ROWS: Insert = Insert::new("audit (seq, time, row, chain)", 4, "");
 
 /// A row as its columns have it.
-pub(super) type Columns = (i64, i64, String, Vec<u8>);
+pub(super) type Columns = (i64, i64, Text, Vec<u8>);
 
 /// The digest of a row.
-pub(super) fn link(vault: &Vault, before: &[u8], sequence: i64, time: i64, row: &str) -> [u8; 32] {
-    vault.keyed("audit", &[before, &sequence.to_be_bytes(), &time.to_be_bytes(), row.as_bytes()])
+pub(super) fn link(vault: &Vault, before: &[u8], sequence: i64, time: i64, row: impl AsRef<[u8]>) -> [u8; 32] {
+    vault.keyed("audit", &[before, &sequence.to_be_bytes(), &time.to_be_bytes(), row.as_ref()])
 }
 
 /// What became of the rows before the first one that counts.
@@ -218,9 +219,9 @@ async fn read_last(conn: &mut SqliteConnection, vault: &Vault) -> Result<Last, F
 /// the server remove rows for it, so it is keyed.
 async fn read_bytes(conn: &mut SqliteConnection, vault: &Vault) -> Result<u64, Fault> {
     let sql = "SELECT value FROM settings WHERE key = 'audit_bytes'";
-    let noted: Option<String> = sqlx::query_scalar(sql).fetch_optional(&mut *conn).await?;
+    let noted: Option<Text> = sqlx::query_scalar(sql).fetch_optional(&mut *conn).await?;
     let noted = noted.and_then(|text| {
-        let mut parts = text.split(':');
+        let mut parts = text.str("bytes of the audit").ok()?.split(':');
         let (sequence, bytes) = (parts.next()?.parse::<i64>().ok()?, parts.next()?.parse::<u64>().ok()?);
         (unhex(parts.next()?)? == bytes_link(vault, sequence, bytes).as_slice()).then_some((sequence, bytes))
     });
@@ -304,7 +305,7 @@ async fn is_whole(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, cha
         }
     };
     let sql = "SELECT time, row FROM audit WHERE seq = ?1";
-    let row: Option<(i64, String)> = sqlx::query_as(sql).bind(sequence).fetch_optional(conn).await?;
+    let row: Option<(i64, Text)> = sqlx::query_as(sql).bind(sequence).fetch_optional(conn).await?;
     Ok(before
         .zip(row)
         .is_some_and(|(before, (time, row))| link(vault, &before, sequence, time, &row).as_slice() == chain))
@@ -312,9 +313,9 @@ async fn is_whole(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, cha
 
 /// Returns what is noted of the rows before the first one that counts; `None`: all count.
 pub(super) async fn start(conn: &mut SqliteConnection) -> Result<Option<Start>, sqlx::Error> {
-    let text: Option<String> =
+    let text: Option<Text> =
         sqlx::query_scalar("SELECT value FROM settings WHERE key = 'audit_start'").fetch_optional(&mut *conn).await?;
-    Ok(text.and_then(|text| Start::read(&text)))
+    Ok(text.and_then(|text| Start::read(text.str("start of the audit").ok()?)))
 }
 
 pub(super) async fn list(
@@ -340,18 +341,16 @@ pub(super) async fn list(
         let is_last = rows.len() < READ_AT_ONCE as usize;
         looked += READ_AT_ONCE;
         for columns in rows {
-            let record = record(columns)?;
             if page.records.len() == limit as usize {
                 page.next = Some(place);
                 return Ok(page);
             }
+            let sequence = columns.0 as u64;
             place = match place {
-                AuditPlace::After(_) => AuditPlace::After(record.sequence),
-                AuditPlace::Before(_) => AuditPlace::Before(record.sequence),
+                AuditPlace::After(_) => AuditPlace::After(sequence),
+                AuditPlace::Before(_) => AuditPlace::Before(sequence),
             };
-            if filter.fits(&record.row) {
-                page.records.push(record);
-            }
+            page.records.extend(opened(std::iter::once(record(columns))).into_iter().filter(|it| filter.fits(&it.row)));
         }
         if is_last {
             return Ok(page);
@@ -362,7 +361,7 @@ pub(super) async fn list(
 }
 
 fn record((sequence, time, row, chain): Columns) -> Result<AuditRecord, StoreError> {
-    let row = AuditRow { time: Timestamp(time), ..lines::parse(&row, "row of the audit")? };
+    let row = AuditRow { time: Timestamp(time), ..lines::parse(&row, format_args!("row {sequence} of the audit"))? };
     Ok(AuditRecord { sequence: sequence as u64, row, chain })
 }
 

@@ -19,6 +19,7 @@ use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::lines::parse;
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::sealed::{self, Columns, Place};
+use crate::store::sqlite::text::Text;
 use crate::store::{Sealing, StoreError};
 use crate::vault::{Vault, key_of};
 
@@ -90,8 +91,9 @@ pub(super) async fn begin(conn: &mut SqliteConnection, plain: bool) -> Result<()
 /// Returns how far it came; `None`: there is nothing to do.
 pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Option<Progress>, sqlx::Error> {
     let sql = "SELECT value FROM settings WHERE key = 'sealing'";
-    let text: Option<String> = sqlx::query_scalar(sql).fetch_optional(conn).await?;
-    text.map(|text| serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(Box::new(error)))).transpose()
+    let text: Option<Text> = sqlx::query_scalar(sql).fetch_optional(conn).await?;
+    text.map(|text| serde_json::from_slice(text.as_ref()).map_err(|error| sqlx::Error::Decode(Box::new(error))))
+        .transpose()
 }
 
 async fn store(conn: &mut SqliteConnection, progress: &Progress) -> Result<(), sqlx::Error> {
@@ -142,7 +144,7 @@ macro_rules! up_to {
 /// Says how much is left to do, with the key that seals.
 pub(super) async fn left(reader: &Reader) -> Result<Sealing, StoreError> {
     let ask = Ask::new("SELECT value FROM settings WHERE key = 'sealing'");
-    let found: Option<(String,)> = reader.first(ask).await?;
+    let found: Option<(Text,)> = reader.first(ask).await?;
     let mut sealing = Sealing { rows_left: 0, data_key: reader.vault.current() };
     let Some((text,)) = found else { return Ok(sealing) };
     let mut progress: Progress = parse(&text, "how far secrets are sealed")?;
@@ -172,7 +174,7 @@ pub(super) async fn left(reader: &Reader) -> Result<Sealing, StoreError> {
 type Last = Option<(i64, String)>;
 
 /// A key, the id of a job, a spec and a bag.
-type SpecRow = (i64, Vec<u8>, String, Option<Vec<u8>>);
+type SpecRow = (i64, Vec<u8>, Text, Option<Vec<u8>>);
 
 /// Reads rows below `progress` up to the bounds of a piece.
 async fn spec_rows(conn: &mut SqliteConnection, sql: &'static str, before: i64) -> Result<Vec<SpecRow>, Fault> {
@@ -181,7 +183,7 @@ async fn spec_rows(conn: &mut SqliteConnection, sql: &'static str, before: i64) 
     while bytes < BYTES_MAX
         && let Some(row) = rows.try_next().await?
     {
-        bytes += row.2.len() + row.3.as_ref().map_or(0, Vec::len);
+        bytes += row.2.as_ref().len() + row.3.as_ref().map_or(0, Vec::len);
         found.push(row);
     }
     Ok(found)
@@ -196,7 +198,7 @@ fn is_old(vault: &Vault, bag: Option<&[u8]>) -> bool {
 fn again<T: Bagged + Serialize + DeserializeOwned>(
     vault: &Vault,
     place: Place,
-    spec: &str,
+    spec: &Text,
     bag: Option<&[u8]>,
 ) -> Result<Option<Columns>, Fault> {
     if !is_old(vault, bag) {
@@ -242,7 +244,7 @@ async fn tasks(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) 
 }
 
 /// Task, page, id of the job, next, bag.
-type PageRow = (i64, i64, Vec<u8>, Option<String>, Option<Vec<u8>>);
+type PageRow = (i64, i64, Vec<u8>, Option<Text>, Option<Vec<u8>>);
 
 async fn pages(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) -> Result<Last, Fault> {
     let sql = "SELECT p.task, p.page, j.id, p.next, p.sealed FROM pages p CROSS JOIN jobs j ON j.no = p.task >> 32 \
@@ -252,17 +254,19 @@ async fn pages(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) 
         sqlx::query_as(sql).bind(progress.before.0).bind(page).bind(ROWS_MAX).fetch_all(&mut *conn).await?;
     for (task, page, job, next, bag) in &rows {
         let place = Place::Page(job_id(job)?, *task as TaskIndex, *page as u32);
-        let has_secrets = bag.is_some() || next.as_deref().is_some_and(holds_secret);
-        if !has_secrets || !is_old(vault, bag.as_deref()) {
+        if !is_old(vault, bag.as_deref()) {
             continue;
         }
-        let whole = match sealed::whole_next(vault, place, next.clone(), bag.as_deref()) {
-            Ok(whole) => whole,
-            Err(error) => {
-                tracing::error!("{error}; it is left as it is");
-                continue;
-            }
-        };
+        let next = next.as_ref().map(|next| next.str(format_args!("{place:?}"))).transpose();
+        let whole =
+            match next.and_then(|next| sealed::whole_next(vault, place, next.map(str::to_owned), bag.as_deref())) {
+                Ok(whole) if bag.is_none() && !whole.as_deref().is_some_and(holds_secret) => continue,
+                Ok(whole) => whole,
+                Err(error) => {
+                    tracing::error!("{error}; it is left as it is");
+                    continue;
+                }
+            };
         let (next, bag) = sealed::next(vault, place, whole.as_deref())?;
         let sql = "UPDATE pages SET next = ?3, sealed = ?4 WHERE task = ?1 AND page = ?2";
         sqlx::query(sql).bind(task).bind(page).bind(next).bind(bag).execute(&mut *conn).await?;
@@ -277,7 +281,7 @@ async fn events(conn: &mut SqliteConnection, progress: &Progress) -> Result<Last
         sqlx::query_scalar(sql).bind(progress.before.0).bind(ROWS_MAX).fetch_one(&mut *conn).await?;
     let Some(first) = first else { return Ok(None) };
     let sql = "UPDATE events SET snapshot = json_remove(snapshot, '$.spec.defaults') \
-               WHERE id >= ?1 AND id < ?2 AND snapshot -> '$.spec.defaults' IS NOT NULL";
+               WHERE id >= ?1 AND id < ?2 AND CASE WHEN json_valid(snapshot) THEN snapshot -> '$.spec.defaults' IS NOT NULL END";
     sqlx::query(sql).bind(first).bind(progress.before.0).execute(conn).await?;
     Ok(Some((first, String::new())))
 }
@@ -298,7 +302,7 @@ async fn requests(conn: &mut SqliteConnection, vault: &Vault, progress: &Progres
 
 async fn chunks(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress) -> Result<Last, Fault> {
     let sql = "SELECT job, id, digest FROM chunks WHERE (job, id) < (?1, ?2) ORDER BY job DESC, id DESC LIMIT ?3 + 0";
-    let rows: Vec<(i64, String, Vec<u8>)> = sqlx::query_as(sql)
+    let rows: Vec<(i64, Text, Vec<u8>)> = sqlx::query_as(sql)
         .bind(progress.before.0)
         .bind(progress.before.1.as_str())
         .bind(ROWS_MAX)
@@ -307,10 +311,13 @@ async fn chunks(conn: &mut SqliteConnection, vault: &Vault, progress: &Progress)
     for (job, id, digest) in &rows {
         if let Some(digest) = keyed_again(vault, digest) {
             let sql = "UPDATE chunks SET digest = ?3 WHERE job = ?1 AND id = ?2";
+            let Ok(id) = id.str("chunk") else { continue };
             sqlx::query(sql).bind(job).bind(id).bind(digest).execute(&mut *conn).await?;
         }
     }
-    Ok(rows.into_iter().next_back().map(|row| (row.0, row.1)))
+    // A name that cannot be read is no place to go on behind.
+    let last = rows.iter().rev().find_map(|(job, id, _)| Some((*job, id.str("chunk").ok()?.to_owned())));
+    Ok(last.or(rows.last().map(|(job, ..)| (*job, String::new()))))
 }
 
 /// The column of a digest that is plain.
