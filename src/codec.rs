@@ -67,7 +67,9 @@ impl Count {
         self.entries = self.entries.saturating_add(entries);
         self.tasks += usize::from(is_task);
         let what = if self.tasks > TASKS_MAX {
-            format!("holds more than the {TASKS_MAX} tasks that one call may have; send more through AddTasks")
+            format!(
+                "holds more than the {TASKS_MAX} tasks that one call may have; add more to an open job in further calls"
+            )
         } else if self.entries > ENTRIES_MAX {
             format!(
                 "has too many entries: the lists of a message hold at most {ENTRIES_MAX} together; send several messages"

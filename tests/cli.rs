@@ -7,12 +7,14 @@
 mod support;
 
 mod cli {
+    mod checking;
     mod choosing;
     mod clients;
     mod feeding;
     mod get;
     mod guides;
     mod log;
+    mod mistakes;
     mod readme;
     mod reference;
     mod screens;

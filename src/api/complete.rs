@@ -34,7 +34,7 @@ pub(crate) fn complete(status: Status) -> Status {
             return message_too_large("the message is longer than 4 KiB, the most that this method takes");
         }
         return message_too_large(
-            "the message is longer than 16 MiB, the most that the server accepts; send more tasks through AddTasks, in several messages",
+            "the message is longer than 16 MiB, the most that the server accepts; submit an open job, and add its tasks in several messages",
         );
     }
     if status.code() == Code::Internal && UNREADABLE.iter().any(|sign| text.starts_with(sign)) {

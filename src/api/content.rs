@@ -101,10 +101,9 @@ impl pb::content_service_server::ContentService for Contents {
         let file = is_file.then(|| self.watchers.file(caller.holder())).transpose()?;
         let (source, total) = self.source(job, &task).await?;
         if request.offset > total {
-            return Err(out_of_range(
-                "OFFSET_BEYOND_END",
-                format!("`offset` is {}, but there are {total} bytes", request.offset),
-            ));
+            let unit = if total == 1 { "byte" } else { "bytes" };
+            let message = format!("`offset` is {}, beyond the end: the content has {total} {unit}", request.offset);
+            return Err(out_of_range("OFFSET_BEYOND_END", message));
         }
         let to = if request.length == 0 { total } else { total.min(request.offset.saturating_add(request.length)) };
         let reader = Reader {

@@ -64,7 +64,7 @@ fn defaults(options: pb::TaskOptions, path: &dyn Display, v: &mut Violations) ->
 pub(crate) fn tasks(specs: Vec<pb::TaskSpec>, path: &dyn Display, job: &TaskOptions, v: &mut Violations) -> NewTasks {
     if specs.len() > TASKS_MAX {
         let count = specs.len();
-        v.add(path, format!("holds {count} tasks; at most {TASKS_MAX} fit into one call, send more through AddTasks"));
+        v.add(path, format!("holds {count} tasks; at most {TASKS_MAX} fit into one call, add more to an open job"));
         return NewTasks::default();
     }
     let mut keys = HashSet::new();

@@ -137,7 +137,7 @@ fn no_items(id: TaskId) -> Status {
     precondition(
         "NOT_PAGINATED",
         &id.to_string(),
-        "the task has no items: only a fetch with `pagination` has; read its body with ReadContent",
+        "the task has no items: only a fetch with `pagination` has; read its content instead",
     )
 }
 

@@ -17,6 +17,7 @@ use crate::engine::command::EngineError;
 use crate::listen::peer::BY_ANYBODY_MAX;
 use crate::model::access::AccessError;
 use crate::model::ids::{JobId, TaskId};
+use crate::model::job::WrongState;
 use crate::model::quotas::Quota;
 use crate::model::role::Role;
 use crate::model::text::cut;
@@ -210,9 +211,13 @@ pub fn no_job(id: JobId) -> Status {
 
 /// Returns `FAILED_PRECONDITION`.
 pub fn precondition(reason: &str, subject: &str, message: impl AsRef<str>) -> Status {
+    precondition_fault(reason, subject, message).into()
+}
+
+fn precondition_fault(reason: &str, subject: &str, message: impl AsRef<str>) -> Fault {
     let mut fault = Fault::new(Code::FailedPrecondition, reason, message);
     fault.details.add_precondition_failure_violation(reason, subject, fault.message.clone());
-    fault.into()
+    fault
 }
 
 /// Returns `FAILED_PRECONDITION` of a task that has ended without a result, with its error as a detail.
@@ -277,7 +282,10 @@ impl From<EngineError> for Status {
         let message = error.to_string();
         match error {
             EngineError::NoJob(id) => no_job(id),
-            EngineError::WrongState(job, _) => precondition("WRONG_STATE", &job.to_string(), message),
+            EngineError::WrongState(job, WrongState { state, .. }) => {
+                let fault = precondition_fault("WRONG_STATE", &job.to_string(), message);
+                fault.with("state", &format!("JOB_STATE_{state}")).into()
+            }
             EngineError::Sealed(job) => precondition("JOB_SEALED", &job.to_string(), message),
             EngineError::RequestIdTaken(_) => already_exists("REQUEST_ID_TAKEN", &message),
             EngineError::ChunkIdTaken(_) => already_exists("CHUNK_ID_TAKEN", &message),

@@ -15,7 +15,6 @@ use crate::cli::lists::{Entry, ListError};
 use crate::cli::patience::Patience;
 use crate::cli::term::screen;
 use crate::cli::term::words;
-use crate::cli::urls;
 use crate::imports::Kind;
 
 /// URLs of tasks, and what the tasks do.
@@ -44,6 +43,14 @@ impl Urls {
         if self.fetch { Kind::Fetch } else { Kind::Download }
     }
 
+    /// The option that says what the tasks do, if one is given.
+    pub(crate) fn kind_flag(&self) -> Option<&'static str> {
+        [(self.fetch, "--fetch"), (self.download, "--download")]
+            .into_iter()
+            .find(|(is_given, _)| *is_given)
+            .map(|(_, flag)| flag)
+    }
+
     /// The URLs of the command line, then those of the list.
     pub(crate) fn entries(&self) -> Result<impl Iterator<Item = Result<Entry, ListError>> + Send + 'static, Usage> {
         let open = |path: &PathBuf| imported::open(path, self.format);
@@ -53,11 +60,7 @@ impl Urls {
 
     /// The URLs of the command line.
     fn typed(&self) -> Result<Vec<Entry>, Usage> {
-        let read = |text: &String| {
-            let url = urls::read(text).map_err(Usage)?;
-            Ok(Entry { line: 0, text: text.clone(), url, task: None })
-        };
-        self.urls.iter().map(read).collect()
+        self.urls.iter().map(|text| Entry::typed(text).map_err(Usage)).collect()
     }
 }
 

@@ -155,6 +155,7 @@ fn print_hosts(hosts: &[pb::Host]) {
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// Seal secrets with a new key from now on; what is stored is sealed anew in the background
+    #[command(after_help = "Example:\n  haul key rotate")]
     Rotate(With<Nothing>),
 }
 

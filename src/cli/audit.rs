@@ -27,7 +27,10 @@ const FOLLOW_BEFORE: usize = 10;
 
 /// The record, or its verification.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  haul audit --follow\n  haul audit --principal ci --limit 0 -o json\n  haul audit --subject tenants/acme"
+)]
 pub(crate) struct AuditCommand {
     #[command(subcommand)]
     verify: Option<Verify>,

@@ -69,16 +69,9 @@ impl<L: Iterator<Item = Result<Entry, ListError>>> Iterator for Chunks<L> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::urls;
 
     fn entries(count: usize, line: impl Fn(usize) -> String) -> Vec<Result<Entry, ListError>> {
-        let entry = |nth: usize| Entry {
-            line: nth as u64 + 1,
-            url: urls::read(&line(nth)).unwrap(),
-            text: line(nth),
-            task: None,
-        };
-        (0..count).map(|nth| Ok(entry(nth))).collect()
+        (0..count).map(|nth| Ok(Entry::typed(&line(nth)).unwrap())).collect()
     }
 
     fn ids(kind: Kind, list: Vec<Result<Entry, ListError>>) -> Vec<String> {

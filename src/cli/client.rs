@@ -16,6 +16,7 @@ use tonic_types::StatusExt as _;
 use url::{Host, Url};
 
 use crate::cli::args::{Format, Remote, SOCKET, TokenSource, Usage, Where, With};
+use crate::cli::hints::hint;
 use crate::model::secret::{self, Secret};
 use crate::model::text::plain;
 use crate::pb::access_service_client::AccessServiceClient;
@@ -163,12 +164,15 @@ impl Client {
         }
         let message = plain(status.message());
         if !is_local(status) {
-            let reason = status.get_details_error_info().map(|info| info.reason);
+            let Some(info) = status.get_details_error_info() else { return message.into_owned() };
             let is_near = address(&self.server).is_ok_and(|url| is_loopback(&url));
-            if is_near && reason.as_deref() == Some("NO_CREDENTIALS") {
+            if is_near && info.reason == "NO_CREDENTIALS" {
                 return format!("{message}; the server's own user needs none by `--server unix:DATA_DIR/haul.sock`");
             }
-            return message.into_owned();
+            return match hint(&info.reason, &info.metadata) {
+                Some(hint) => format!("{message} ({hint})"),
+                None => message.into_owned(),
+            };
         }
         let server = &self.server;
         match status.code() {

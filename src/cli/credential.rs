@@ -36,10 +36,13 @@ pub(crate) enum CredentialCommand {
     )]
     Set(Box<With<SetArgs>>),
     /// List credentials, without their secrets
+    #[command(after_help = "Example:\n  haul credential list")]
     List(With<Nothing>),
     /// Show a credential, without its secret
+    #[command(after_help = "Example:\n  haul credential show api")]
     Show(With<NameArgs>),
     /// Delete a credential
+    #[command(after_help = "Example:\n  haul credential delete api")]
     Delete(With<DeleteArgs>),
 }
 

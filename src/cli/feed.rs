@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 
 use crate::cli::args::Usage;
 use crate::cli::chunks::{Chunk, Chunks};
 use crate::cli::client::Client;
+use crate::cli::faults;
 use crate::cli::lists::{Entry, ListError};
 use crate::cli::patience::Patience;
 use crate::cli::term::screen;
@@ -187,21 +187,11 @@ impl<F: FnMut(&pb::AddTasksResponse) -> anyhow::Result<()>> Feed<'_, F> {
         (self.answered)(answer)
     }
 
-    /// What a final status says, with the line of the list in place of the place in a chunk.
+    /// What a final status says, with lines of the list in place of places in a chunk.
     fn explained(&self, client: &Client, status: &Status) -> anyhow::Error {
-        let violations = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
-        let line = |field: &str| {
-            let place = field.strip_prefix("tasks[")?.split(']').next()?.parse::<usize>().ok()?;
-            Some(self.window.front()?.entries.get(place)?.line)
-        };
-        let lines: Vec<String> = violations
-            .iter()
-            .filter_map(|violation| {
-                Some(format!("line {}: the URL {}", line(&violation.field)?, plain(&violation.description)))
-            })
-            .collect();
-        if status.code() == Code::InvalidArgument && !lines.is_empty() && lines.len() == violations.len() {
-            return Usage(lines.join("\n")).into();
+        let entry = |place: usize| self.window.front()?.entries.get(place);
+        if let Some(wrong) = faults::in_lines(status, "tasks", entry) {
+            return wrong.into();
         }
         client.explain(status)
     }

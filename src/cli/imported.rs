@@ -2,13 +2,13 @@
 
 use std::io::{BufRead as _, BufReader, Cursor, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::ValueEnum;
-use url::Url;
 
 use crate::cli::args::Usage;
 use crate::cli::json;
-use crate::cli::lists::{self, Entry, List, ListError};
+use crate::cli::lists::{self, Entry, List, ListError, Place};
 use crate::cli::urls;
 use crate::imports::download;
 use crate::model::import::{self, Item, LINE_BYTES_MAX, Lines, metalink};
@@ -70,19 +70,19 @@ pub(crate) fn open(path: &Path, format: Format) -> Result<Entries, Usage> {
                 )));
             }
             let files = metalink::files(&document).map_err(|wrong| Usage(format!("{name}, {wrong}")))?;
-            Ok(Box::new(files.into_iter().map(move |(line, item)| {
-                entry(line, item).map_err(|why| ListError::Line(format!("{name}, line {line}: {why}")))
-            })))
+            let name = name.into();
+            Ok(Box::new(files.into_iter().map(move |(line, item)| entry(Place::line(&name, line), item))))
         }
         format => {
-            Ok(Box::new(ByLine { name, reader: BufReader::new(whole), lines: Lines::new(format), is_over: false }))
+            let (reader, lines) = (BufReader::new(whole), Lines::new(format));
+            Ok(Box::new(ByLine { name: name.into(), reader, lines, is_over: false }))
         }
     }
 }
 
 /// A list that is read line by line.
 struct ByLine {
-    name: String,
+    name: Arc<str>,
     reader: BufReader<Box<dyn Read + Send>>,
     lines: Lines,
     is_over: bool,
@@ -94,14 +94,14 @@ impl ByLine {
         let mut bytes = Vec::new();
         let read = self.reader.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut bytes);
         read.map_err(|error| format!("cannot read {}: {error}", self.name))?;
-        let place = format!("{}, line {}", self.name, self.lines.line() + 1);
+        let place = Place::line(&self.name, self.lines.line() + 1);
         if bytes.len() > LINE_BYTES_MAX {
-            return Err(format!("{place}: the line is longer than 4 MiB"));
+            return Err(place.says("the line is longer than 4 MiB"));
         }
         if bytes.is_empty() {
             return Ok(None);
         }
-        String::from_utf8(bytes).map(Some).map_err(|_| format!("{place}: this is not UTF-8; save the list as UTF-8"))
+        String::from_utf8(bytes).map(Some).map_err(|_| place.says("this is not UTF-8; save the list as UTF-8"))
     }
 }
 
@@ -124,10 +124,7 @@ impl Iterator for ByLine {
             match read {
                 Ok(None) => {}
                 Ok(Some((line, item))) => {
-                    let name = &self.name;
-                    return Some(
-                        entry(line, item).map_err(|why| ListError::Line(format!("{name}, line {line}: {why}"))),
-                    );
+                    return Some(entry(Place::line(&self.name, line), item));
                 }
                 Err(wrong) => return Some(Err(ListError::Line(format!("{}, {wrong}", self.name)))),
             }
@@ -136,23 +133,24 @@ impl Iterator for ByLine {
     }
 }
 
-fn entry(line: u64, item: Item) -> Result<Entry, String> {
+fn entry(place: Place, item: Item) -> Result<Entry, ListError> {
+    let read = |text: &str| urls::read(text).map_err(|why| ListError::Line(place.says(&why)));
     let (task, text) = match item {
-        Item::Url(text) => return Ok(Entry { line, url: urls::read(&text)?, text, task: None }),
+        Item::Url(text) => return Ok(Entry { url: read(&text)?, place, text, task: None }),
         Item::File(file) => {
             let task = download(*file);
             let text = url_of(&task);
             (task, text)
         }
         Item::Json(text) => {
-            let task: pb::TaskSpec = json::read("haul.v1.TaskSpec", &text).map_err(|error| error.to_string())?;
+            let task = json::read_line("haul.v1.TaskSpec", &text);
+            let task: pb::TaskSpec = task.map_err(|why| ListError::Line(place.says(&why.to_string())))?;
             let text = url_of(&task);
             (task, text)
         }
     };
     // The server judges what a task is; what names no URL is wrong whatever it is.
-    let url: Url = urls::read(&text)?;
-    Ok(Entry { line, text, url, task: Some(Box::new(task)) })
+    Ok(Entry { url: read(&text)?, place, text, task: Some(Box::new(task)) })
 }
 
 fn url_of(task: &pb::TaskSpec) -> String {

@@ -18,21 +18,15 @@ use crate::cli::term::line::{Hue, Line};
 use crate::cli::term::screen;
 use crate::cli::term::table::{self, Column, Row};
 use crate::cli::term::words;
+use crate::cli::which::WhichJobs;
 use crate::pb;
 use crate::pb::get_task_request::Task as TaskName;
 
 /// Which jobs to list.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
-    /// Only jobs in this state, such as `running`; may be repeated
-    #[arg(long = "state", value_name = "STATE", hide_possible_values = true, value_parser = states::JOB_STATES)]
-    states: Vec<String>,
-    /// Only jobs with this label, as KEY=VALUE; may be repeated
-    #[arg(long = "label", value_name = "KEY=VALUE")]
-    labels: Vec<String>,
-    /// Only jobs with this text in the title or in the value of a label, or with an id that begins with it
-    #[arg(long, value_name = "TEXT")]
-    search: Option<String>,
+    #[command(flatten)]
+    which: WhichJobs,
     /// Only jobs that this principal submitted; `local` is whoever needed no token
     #[arg(long, value_name = "NAME")]
     created_by: Option<String>,
@@ -80,14 +74,12 @@ pub(crate) struct TasksArgs {
 
 /// Lists jobs, newest first.
 pub(crate) async fn list(client: &Client, format: Format, args: ListArgs) -> anyhow::Result<ExitCode> {
-    let states = args.states.iter().map(|name| states::JOB_STATES.read(name)).collect::<Result<_, Usage>>()?;
-    let labels = labels::read(&args.labels)?;
+    let pb::JobFilter { states, labels, search, .. } = args.which.filter()?;
     let order = match args.order {
         Order::CreateTime => pb::JobOrder::CreateTime,
         Order::EndTime => pb::JobOrder::EndTime,
     };
-    let (search, created_by) = (args.search.unwrap_or_default(), args.created_by.unwrap_or_default());
-    let order = order.into();
+    let (created_by, order) = (args.created_by.unwrap_or_default(), order.into());
     let wish = pb::ListJobsRequest { states, labels, search, created_by, order, ..Default::default() };
     let (jobs, has_more) = pages::read(client, args.limit, async |page_size, page_token| {
         let request = pb::ListJobsRequest { page_size, page_token, ..wish.clone() };

@@ -37,6 +37,16 @@ fn written(name: &str, message: &impl Message, skip_defaults: bool) -> anyhow::R
 
 /// Reads a message from a whole document of JSON; an error says where in it.
 pub(crate) fn read<M: Message + Default>(name: &str, text: &str) -> anyhow::Result<M> {
+    let place = |error: &serde_json::Error| format!("line {} column {}", error.line(), error.column());
+    read_at(name, text, place)
+}
+
+/// As [`read`], of a line of a list: whoever knows its number says it, so an error has the column alone.
+pub(crate) fn read_line<M: Message + Default>(name: &str, text: &str) -> anyhow::Result<M> {
+    read_at(name, text, |error| format!("column {}", error.column()))
+}
+
+fn read_at<M: Message + Default>(name: &str, text: &str, at: fn(&serde_json::Error) -> String) -> anyhow::Result<M> {
     let read = protojson::read(&descriptor(name)?, text.as_bytes(), Whose::Own).map_err(|unread| {
         let path = unread.path.to_string();
         let place = match path.as_str() {
@@ -44,7 +54,10 @@ pub(crate) fn read<M: Message + Default>(name: &str, text: &str) -> anyhow::Resu
             path if unread.is_of_contract => format!(" `{}`", shown(path)),
             path => format!(" `{}`:", shown(path)),
         };
-        Usage(format!("cannot read the JSON as {name}:{place} {}", unread.error))
+        let why = unread.error.to_string();
+        // The parser says its place, where it has one, behind what is wrong.
+        let why = why.rfind(" at line ").map_or(why.clone(), |end| format!("{} at {}", &why[..end], at(&unread.error)));
+        Usage(format!("cannot read the JSON as {name}:{place} {why}"))
     })?;
     Ok(M::decode(read.encode_to_vec().as_slice())?)
 }

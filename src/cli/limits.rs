@@ -33,21 +33,46 @@ pub(crate) struct LimitsArgs {
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
     /// Requests at once to that host
-    #[arg(long, value_name = "N", requires = "host")]
+    #[arg(long, value_name = "N")]
     max_concurrent: Option<u32>,
     /// Requests that may start to that host per second
-    #[arg(long, value_name = "X", requires = "host")]
+    #[arg(long, value_name = "X")]
     requests_per_second: Option<f64>,
     /// Requests to that host that may start at once after a pause
-    #[arg(long, value_name = "N", requires = "host")]
+    #[arg(long, value_name = "N")]
     burst: Option<u32>,
     /// Remove the limits of that host; those for all hosts apply to it again
-    #[arg(long, requires = "host", conflicts_with_all = ["max_concurrent", "requests_per_second", "burst", "bytes_per_second"])]
+    #[arg(long, conflicts_with_all = ["max_concurrent", "requests_per_second", "burst", "bytes_per_second"])]
     remove: bool,
+}
+
+impl LimitsArgs {
+    /// Refuses an option that is of one host, where none is named.
+    fn check(&self) -> Result<(), Usage> {
+        let options = [
+            (
+                self.max_concurrent.is_some(),
+                "--max-concurrent",
+                ", or say `--max-concurrent-tasks` for all tasks of the server",
+            ),
+            (
+                self.requests_per_second.is_some(),
+                "--requests-per-second",
+                ", or say `--requests-per-second-per-host` for each of them",
+            ),
+            (self.burst.is_some(), "--burst", ""),
+            (self.remove, "--remove", ""),
+        ];
+        match options.into_iter().find(|(is_given, ..)| *is_given && self.host.is_none()) {
+            Some((_, flag, meant)) => Err(Usage(format!("`{flag}` is of one host: name it with `--host`{meant}"))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Shows the limits in force, after changing what was named.
 pub(crate) async fn run(client: &Client, format: Format, args: LimitsArgs) -> anyhow::Result<ExitCode> {
+    args.check()?;
     let explain = |status: tonic::Status| client.explain(&status);
     let call = client.admin().get_limits(pb::GetLimitsRequest {}).await;
     let current = call.map_err(explain)?.into_inner().limits.unwrap_or_default();
@@ -191,5 +216,7 @@ mod tests {
         assert_eq!(changed(&args, limits).unwrap().0.hosts.len(), 0);
         assert!(changed(&args, before.clone()).is_err(), "it has none of its own");
         assert!(changed(&LimitsArgs { host, ..Default::default() }, before).is_err(), "nothing to change");
+        let args = LimitsArgs { max_concurrent: Some(3), ..Default::default() };
+        assert!(args.check().unwrap_err().0.contains("`--max-concurrent-tasks`"));
     }
 }

@@ -65,6 +65,7 @@ pub(crate) enum Command {
     )]
     Add(With<AddArgs>),
     /// Say that no more tasks will come to an open job
+    #[command(after_help = "Example:\n  haul seal @last")]
     Seal(With<JobRef>),
     /// Follow a job to its end; exit 0 when it succeeded, 1 when not
     #[command(after_help = "Examples:\n  haul watch @last\n  haul watch 7c21f09b -o json")]
@@ -100,13 +101,16 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  haul cancel @last\n  haul cancel @last --task 7 --task 9")]
     Cancel(With<CancelArgs>),
     /// Pause a job: running tasks stop at a checkpoint
+    #[command(after_help = "Example:\n  haul pause @last")]
     Pause(With<JobRef>),
     /// Resume a paused job
+    #[command(after_help = "Example:\n  haul resume @last")]
     Resume(With<JobRef>),
     /// Run failed and cancelled tasks of an ended job again
     #[command(after_help = "Example:\n  haul retry @last --reason http-status --host example.com")]
     Retry(With<RetryArgs>),
     /// Try tasks that wait for their next attempt again, now
+    #[command(after_help = "Examples:\n  haul retry-now @last\n  haul retry-now @last --host example.com")]
     RetryNow(With<RetryNowArgs>),
     /// Pause, resume, cancel, retry or delete all jobs that match
     #[command(
@@ -118,6 +122,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  haul update @last --priority 5 --label team=red")]
     Update(With<UpdateArgs>),
     /// Delete an ended job
+    #[command(after_help = "Examples:\n  haul delete @last\n  haul delete @last --files")]
     Delete(With<DeleteArgs>),
     /// Show or change the server's limits
     #[command(after_help = "Examples:\n  haul limits --max-per-host 4\n  haul limits --host example.com \
@@ -127,33 +132,39 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  haul hosts\n  haul hosts resume example.com:443")]
     Hosts(With<HostsArgs>),
     /// Show the server's version, limits and load
+    #[command(after_help = "Examples:\n  haul info\n  haul info -o json | jq .version")]
     Info(With<Nothing>),
     /// Shut the server down as SIGTERM does: running tasks stop at a checkpoint
+    #[command(after_help = "Example:\n  haul drain")]
     Drain(With<Nothing>),
     /// Show as whom the server knows you, and what you may do
+    #[command(after_help = "Examples:\n  haul whoami\n  haul whoami --token-file token")]
     Whoami(With<Nothing>),
     /// Print completions for a shell
-    #[command(hide = true)]
+    #[command(hide = true, after_help = "Example:\n  haul completions bash > /etc/bash_completion.d/haul")]
     Completions(CompletionsArgs),
     /// Write the manual, a page for each command, into a directory
-    #[command(hide = true)]
+    #[command(hide = true, after_help = "Example:\n  mkdir man && haul man man && man -l man/haul.1")]
     Man(ManArgs),
     /// Make, list and revoke tokens
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  haul token create ci --grant submit > token")]
     Token(TokenCommand),
     /// Make, list, change and delete principals, who call the server
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  haul principal list")]
     Principal(PrincipalCommand),
     /// Make, list, change and delete credentials: secrets that the server sends to origins
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  haul credential set api --host api.example.com --bearer-from token.txt"
+    )]
     Credential(CredentialCommand),
     /// Make, list, change and delete tenants, whose jobs and files are kept apart
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  haul tenant create acme")]
     Tenant(TenantCommand),
     /// Show who changed what and what was refused, or verify that the record is complete
     Audit(AuditCommand),
     /// Change the key that seals secrets in the database
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  haul key rotate")]
     Key(KeyCommand),
     /// Copy a data directory, whether or not a server uses it
     #[command(after_help = "Example:\n  haul backup --data-dir /var/lib/haul /backup/haul-2026-11-26")]
@@ -196,7 +207,8 @@ pub(crate) fn command(columns: usize) -> clap::Command {
     }
     let template =
         format!("{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{groups}Options:\n{{options}}{{after-help}}");
-    let more = "`haul COMMAND --help` has the options of a command, and examples.";
+    let more = "Options but the last two are for commands that ask a server, which `serve`, `get`, `backup` and `check` do \
+                not. `haul COMMAND --help` has the options of a command, and examples.";
     let command = command.term_width(columns).help_template(template).after_help(more).subcommand_required(true);
     with_negative_numbers(command)
 }
@@ -222,5 +234,22 @@ mod tests {
         grouped.sort_unstable();
         assert_eq!(named, grouped, "give each command a place in GROUPS");
         command.debug_assert();
+    }
+
+    #[test]
+    fn each_command_has_an_example() {
+        fn walk(command: &clap::Command, path: &str) {
+            for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+                let path = format!("{path} {}", sub.get_name());
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let examples = help.split("\n\n").find(|part| part.starts_with("Example")).unwrap_or_default();
+                let own = examples.split(['\n', '|', '&']).map(str::trim).filter(|line| line.starts_with(&path));
+                assert!(own.count() > 0, "`{path} --help` has no example; add one to its `after_help`");
+                walk(sub, &path);
+            }
+        }
+        let mut command = command(100);
+        command.build();
+        walk(&command, "haul");
     }
 }

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::Path;
+use std::sync::Arc;
 
 use prost::Message as _;
 use url::Url;
@@ -26,11 +27,32 @@ const WRONG_MAX: usize = 10_000;
 /// The largest job file, in bytes. A server takes messages of 16 MiB.
 const JOB_BYTES_MAX: u64 = 64 << 20;
 
+/// Where an entry stands: in a list, at a line from 1 on, or on the command line.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Place(Option<(Arc<str>, u64)>);
+
+impl Place {
+    /// Makes that of a line of a list, which messages call so.
+    pub(crate) fn line(list: &Arc<str>, line: u64) -> Place {
+        Place(Some((Arc::clone(list), line)))
+    }
+
+    /// Returns whether it is on the command line.
+    pub(crate) fn is_typed(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Says what is wrong there.
+    pub(crate) fn says(&self, what: &str) -> String {
+        self.0.as_ref().map_or_else(|| what.to_owned(), |(list, line)| format!("{list}, line {line}: {what}"))
+    }
+}
+
 /// A URL of a list.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
-    /// The line that it stands on, from 1.
-    pub(crate) line: u64,
+    /// Where it stands.
+    pub(crate) place: Place,
     /// The URL as it is written there.
     pub(crate) text: String,
     /// The same, parsed.
@@ -40,6 +62,11 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Reads a URL of the command line.
+    pub(crate) fn typed(text: &str) -> Result<Entry, String> {
+        Ok(Entry { place: Place::default(), url: urls::read(text)?, text: text.to_owned(), task: None })
+    }
+
     /// What tells the entry from others.
     pub(crate) fn bytes(&self) -> Cow<'_, [u8]> {
         match &self.task {
@@ -188,7 +215,7 @@ fn decoded(encoding: Encoding, bytes: &[u8]) -> Result<String, usize> {
 
 /// The URLs of a list, one a line; `#` at the beginning of a line, or after a space, begins a comment.
 pub(crate) struct List {
-    name: String,
+    name: Arc<str>,
     reader: BufReader<Box<dyn Read + Send>>,
     encoding: Encoding,
     /// Bytes that were read to find the encoding out.
@@ -220,11 +247,15 @@ impl List {
         // Read from its end.
         head.drain(..mark);
         head.reverse();
-        Ok(List { name, reader, encoding, head, line: 0, after_cr: false, is_over: false })
+        Ok(List { name: name.into(), reader, encoding, head, line: 0, after_cr: false, is_over: false })
+    }
+
+    fn place(&self) -> Place {
+        Place::line(&self.name, self.line)
     }
 
     fn wrong(&self, what: &str) -> String {
-        format!("{}, line {}: {what}", self.name, self.line)
+        self.place().says(what)
     }
 
     /// The next line without its end; `None` behind the last.
@@ -300,7 +331,7 @@ impl List {
         if text.is_empty() || text.starts_with('#') {
             return Ok(None);
         }
-        Ok(Some(Entry { line: self.line, text: text.to_owned(), url: urls::read(text)?, task: None }))
+        Ok(Some(Entry { place: self.place(), text: text.to_owned(), url: urls::read(text)?, task: None }))
     }
 }
 
@@ -357,7 +388,8 @@ mod tests {
         let text = |error| match error {
             ListError::Line(message) | ListError::End(message) => message,
         };
-        list.map(|entry| entry.map(|entry| (entry.line, entry.text)).map_err(text)).collect()
+        let read = |entry: Entry| (entry.place.0.unwrap().1, entry.text);
+        list.map(|entry| entry.map(read).map_err(text)).collect()
     }
 
     fn utf16(text: &str, bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {

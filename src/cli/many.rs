@@ -8,10 +8,9 @@ use clap::{Args, ValueEnum};
 use crate::cli::args::{Format, Usage};
 use crate::cli::client::Client;
 use crate::cli::json;
-use crate::cli::labels;
-use crate::cli::states;
 use crate::cli::term::screen;
 use crate::cli::term::words;
+use crate::cli::which::WhichJobs;
 use crate::pb;
 
 /// What to do.
@@ -58,15 +57,8 @@ impl Action {
 pub(crate) struct ControlArgs {
     /// What to do to all jobs that match
     action: Action,
-    /// Jobs in this state, such as `running`; may be repeated
-    #[arg(long = "state", value_name = "STATE", hide_possible_values = true, value_parser = states::JOB_STATES)]
-    states: Vec<String>,
-    /// Jobs with this label, as KEY=VALUE; may be repeated
-    #[arg(long = "label", value_name = "KEY=VALUE")]
-    labels: Vec<String>,
-    /// Jobs with this text in the title or in the value of a label, or with an id that begins with it
-    #[arg(long, value_name = "TEXT")]
-    search: Option<String>,
+    #[command(flatten)]
+    which: WhichJobs,
     /// The reason, for people; only with `cancel`
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -80,12 +72,7 @@ pub(crate) struct ControlArgs {
 
 /// Counts the jobs, asks, and does it.
 pub(crate) async fn control(client: &Client, format: Format, args: ControlArgs) -> anyhow::Result<ExitCode> {
-    let filter = pb::JobFilter {
-        states: args.states.iter().map(|name| states::JOB_STATES.read(name)).collect::<Result<_, Usage>>()?,
-        labels: labels::read(&args.labels)?,
-        search: args.search.clone().unwrap_or_default(),
-        ..Default::default()
-    };
+    let filter = args.which.filter()?;
     if args.reason.is_some() && args.action != Action::Cancel {
         return Err(Usage("`--reason` applies only to `cancel`".to_owned()).into());
     }

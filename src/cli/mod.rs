@@ -15,8 +15,10 @@ mod content;
 mod control;
 mod credential;
 mod events;
+mod faults;
 mod feed;
 mod get;
+mod hints;
 mod imported;
 mod jobref;
 mod jobs;
@@ -31,6 +33,7 @@ mod pages;
 mod patience;
 mod principal;
 mod reference;
+mod refusal;
 mod serve;
 mod states;
 mod submit;
@@ -41,10 +44,12 @@ mod token;
 mod top;
 mod urls;
 mod watch;
+mod which;
 
 use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,7 +59,6 @@ use crate::cli::args::{Remote, Usage};
 use crate::cli::client::open;
 use crate::cli::line::{Command, Line};
 use crate::cli::term::screen;
-use crate::model::text::plain_coloured;
 
 pub use reference::reference;
 
@@ -66,7 +70,8 @@ pub fn main() -> ExitCode {
     // One provider of TLS in the whole process, chosen before anything can ask for one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let columns = screen::stdout_size().map_or(HELP_COLUMNS, |size| size.columns.min(HELP_COLUMNS));
-    let matches = line::command(columns).try_get_matches().unwrap_or_else(|error| refused(&error));
+    let grammar = line::command(columns);
+    let matches = grammar.clone().try_get_matches().unwrap_or_else(|error| refused(&error, &grammar));
     let is_typed = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
     let remote_flag = [
         ("server", "--server"),
@@ -79,7 +84,7 @@ pub fn main() -> ExitCode {
     ]
     .into_iter()
     .find(|(name, _)| is_typed(name));
-    let line = Line::from_arg_matches(&matches).unwrap_or_else(|error| refused(&error));
+    let line = Line::from_arg_matches(&matches).unwrap_or_else(|error| refused(&error, &grammar));
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(threads()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("cannot start the runtime")),
@@ -201,13 +206,21 @@ async fn look_or_control(top: &Remote, command: Command) -> anyhow::Result<ExitC
 
 /// Prints help, or what is wrong with the arguments, and ends the process. An argument may be text of others, which a script
 /// passed on.
-fn refused(error: &clap::Error) -> ! {
+fn refused(error: &clap::Error, grammar: &clap::Command) -> ! {
     if !error.use_stderr() {
         error.exit();
     }
-    let rendered = error.render();
-    let said = if screen::has_stderr_colours() { rendered.ansi().to_string() } else { rendered.to_string() };
-    screen::draw(&said.lines().map(|line| plain_coloured(line) + "\n").collect::<String>());
+    let mut grammar = grammar.clone();
+    grammar.build();
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let help = error.render();
+        screen::draw(&if screen::has_stderr_colours() { help.ansi().to_string() } else { help.to_string() });
+        screen::say("");
+        screen::say("haul: name one of these commands");
+    } else {
+        let typed: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+        screen::say(format!("haul: {}", refusal::reason(error, &grammar, &typed)));
+    }
     std::process::exit(error.exit_code());
 }
 

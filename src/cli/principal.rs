@@ -22,11 +22,13 @@ pub(crate) enum PrincipalCommand {
     #[command(after_help = "Example:\n  haul principal create ci --grant submit --grant read")]
     Create(With<CreateArgs>),
     /// List principals
+    #[command(after_help = "Example:\n  haul principal list")]
     List(With<Nothing>),
     /// Change what a principal may do
     #[command(after_help = "Example:\n  haul principal update ci --grant submit --disabled false")]
     Update(With<UpdateArgs>),
     /// Delete a principal, and revoke its tokens; its jobs stay
+    #[command(after_help = "Example:\n  haul principal delete ci")]
     Delete(With<NameArgs>),
 }
 

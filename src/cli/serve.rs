@@ -22,7 +22,7 @@ use crate::model::browser::BrowserRules;
 use crate::model::secret::redact_parameters;
 use crate::server::{
     self, AuditSink, CallBounds, ClientAuth, ClientOptions, Durability, EngineSettings, Exposure, Guard, KeySource,
-    ListenSettings, Policy, Retention, RootKeys, ServeError, ServerSettings, TlsSettings, descriptors,
+    ListenSettings, Policy, Retention, RootKeys, ServeError, ServerSettings, Socket, TlsSettings, descriptors,
 };
 use crate::telemetry;
 
@@ -31,7 +31,7 @@ use crate::telemetry;
 pub(crate) struct ServeCommand {
     #[command(flatten)]
     settings: ServeArgs,
-    /// Say what the server would expose, and start nothing; exit 2 where the settings are refused
+    /// Say what the server would expose, and start nothing; exit 2 where it would not start, but for addresses that are in use
     #[arg(long)]
     check: bool,
 }
@@ -65,10 +65,16 @@ async fn check(config: ServeConfig) -> anyhow::Result<ExitCode> {
         screen::line(format!("{at}, {tls} TLS: {who}, and probes"));
     }
     let socket = settings.engine.data_dir.join("haul.sock");
-    screen::line(format!("unix:{}: the server's own user may do everything", socket.display()));
+    let own = match Socket::may_be_at(&socket) {
+        Ok(()) => "the server's own user may do everything".to_owned(),
+        Err(error) => format!("there is none ({error}), so the server's own user needs a token too, once there is one"),
+    };
+    screen::line(format!("unix:{}: {own}", socket.display()));
     for note in notes {
         screen::line(note);
     }
+    // Last, so that all else is said of new settings beside the server that they are for.
+    server::is_free(&settings.engine.data_dir).map_err(|error| Usage(error.to_string()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use crate::cli::add::{self, Urls};
 use crate::cli::args::{Format, Usage};
 use crate::cli::client::Client;
+use crate::cli::faults;
 use crate::cli::json;
 use crate::cli::labels;
 use crate::cli::lists::{self, Entry};
@@ -27,7 +28,7 @@ pub(crate) struct SubmitArgs {
     #[command(flatten)]
     urls: Urls,
     /// The job as JSON of haul.v1.JobSpec; `-` reads stdin
-    #[arg(short, long, value_name = "JOB.json", conflicts_with_all = ["urls", "input", "fetch", "download"])]
+    #[arg(short, long, value_name = "JOB.json", conflicts_with_all = ["urls", "input"])]
     file: Option<PathBuf>,
     /// Follow the job to its end; exit 0 when it succeeded, 1 when not
     #[arg(long)]
@@ -79,8 +80,12 @@ impl From<Mode> for pb::GroupMode {
 /// Submits a job. A list that is too long for one message is fed to an open job, which is sealed at its end.
 pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> anyhow::Result<ExitCode> {
     let kind = args.urls.kind();
-    let (mut job, mut rest) = (pb::JobSpec::default(), Vec::new());
+    let (mut job, mut first, mut rest) = (pb::JobSpec::default(), Vec::new(), Vec::new());
     if let Some(path) = &args.file {
+        if let Some(flag) = args.urls.kind_flag() {
+            let what = format!("`{flag}` is for URLs: a job file says of each task what it does; leave out `{flag}`");
+            return Err(Usage(what).into());
+        }
         job = json::read("haul.v1.JobSpec", &lists::read_job(path)?)?;
     } else {
         let entries = entries(&args)?;
@@ -89,6 +94,7 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
             rest = entries;
         } else {
             job.tasks = entries.iter().map(|entry| entry.task(kind)).collect();
+            first = entries;
         }
     }
     job.labels.extend(labels::read(&args.labels)?);
@@ -104,7 +110,11 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
     }
     let request =
         pb::SubmitJobRequest { request_id: args.request_id.unwrap_or_default(), job: Some(job), validate_only: false };
-    let answer = client.jobs().submit_job(request).await.map_err(|status| client.explain(&status))?.into_inner();
+    let answer = client.jobs().submit_job(request).await.map_err(|status| {
+        let wrong = faults::in_lines(&status, "job.tasks", |place| first.get(place));
+        wrong.map_or_else(|| client.explain(&status), Into::into)
+    })?;
+    let answer = answer.into_inner();
     let job = answer.job.unwrap_or_default();
     match format {
         Format::Json => json::print("haul.v1.Job", &job)?,

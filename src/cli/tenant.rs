@@ -25,8 +25,10 @@ pub(crate) enum TenantCommand {
     #[command(after_help = "Example:\n  haul tenant create acme && haul token create acme/ci --grant submit@acme")]
     Create(With<CreateArgs>),
     /// List tenants
+    #[command(after_help = "Example:\n  haul tenant list")]
     List(With<Nothing>),
     /// Show a tenant
+    #[command(after_help = "Example:\n  haul tenant show acme")]
     Show(With<NameArgs>),
     /// Change a tenant
     #[command(
@@ -34,6 +36,7 @@ pub(crate) enum TenantCommand {
     )]
     Update(With<UpdateArgs>),
     /// Delete a tenant that has no jobs, with its principals and their tokens
+    #[command(after_help = "Example:\n  haul tenant delete acme")]
     Delete(With<NameArgs>),
 }
 

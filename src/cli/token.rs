@@ -40,6 +40,7 @@ pub(crate) enum TokenCommand {
     )]
     Create(With<CreateArgs>),
     /// List tokens, without their secrets
+    #[command(after_help = "Examples:\n  haul token list\n  haul token list ci --all")]
     List(With<ListArgs>),
     /// Revoke a token, and end its open streams
     #[command(after_help = "Example:\n  haul token revoke 5Qa0xN3fTz")]

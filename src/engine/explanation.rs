@@ -59,6 +59,12 @@ pub const BACKING_OFF: &str = "its next attempt is not due yet";
 /// What is said of a task whose job is paused.
 pub const JOB_PAUSED: &str = "the job is paused; resume it to go on";
 
+/// Says that so many tasks run, and that no more may.
+pub(crate) fn as_many(count: u32, whose: &str, allowed: &str) -> String {
+    let running = if count == 1 { format!("a task{whose} runs") } else { format!("{count} tasks{whose} run") };
+    format!("{running}, as many as {allowed}")
+}
+
 /// A reason to wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {

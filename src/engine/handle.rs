@@ -45,7 +45,7 @@ use crate::store::{Chunk, LaneNumber, NewPage, StoreError, StoredEvent};
 /// What is read of a finished download.
 pub use crate::files::root::Finished;
 /// What is shown of a host.
-pub use crate::limits::hosts::HostView;
+pub use crate::limits::views::HostView;
 
 /// Memory of commands that wait for the scheduler or for their job, in KiB. A caller beyond waits before it sends.
 const ROOM_KIB: usize = 64 << 10;

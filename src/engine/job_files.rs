@@ -335,3 +335,27 @@ impl JobFiles {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::{Durability, SqliteStore};
+
+    /// Notes are written one after another, and meanwhile the parts of a job may go.
+    #[tokio::test]
+    async fn a_note_is_not_written_for_parts_that_have_gone_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _writer) = SqliteStore::open(&dir.path().join("data"), Durability::Off).await.unwrap();
+        let downloads = dir.path().join("downloads");
+        let roots = Roots::new(Root::open(&downloads).unwrap(), BTreeMap::new());
+        let content = ContentStore::open(&dir.path().join("content"), None).unwrap();
+        let files = JobFiles::new(Arc::new(roots), Arc::new(content), dir.path().join("aside"), store, false);
+        let job = JobId(uuid::Uuid::nil());
+        files.note_left(job, true).await;
+        assert_eq!(files.aside.jobs().await.unwrap().left, [job]);
+        files.note_left(job, false).await;
+        files.write_note(job).await.unwrap();
+        assert!(!files.has_left(job), "it takes no memory any more");
+        assert!(files.aside.jobs().await.unwrap().left.is_empty(), "nor does the next start look for it");
+    }
+}

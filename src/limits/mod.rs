@@ -2,7 +2,7 @@
 //!
 //! [`hosts::Hosts`] knows every host's requests in flight, rate, pauses and breaker, for all jobs together: `state` decides
 //! over one host, `pause` and `breaker` over who may not ask it for a while, `shares` has what tenants have in flight there, `turns` and
-//! `line` say who is next, `queue` has those who wait, `table` what is remembered, `kept` the pauses that outlive the process, `recent` what people see of it. `places` counts the attempts that work at once, of which those that only wait are none. [`rate`] has the two
+//! `line` say who is next, `queue` has those who wait, `table` what is remembered, `kept` the pauses that outlive the process, `recent` what has happened at a host of late, `views` what people see of it. `places` counts the attempts that work at once, of which those that only wait are none. [`rate`] has the two
 //! kinds of rates (starts of requests, bytes). [`transport::Limited`] puts them around a [`crate::net::Transport`],
 //! so that nothing above can send a request that is not counted. Which task goes next is not decided here: the scheduler
 //! calls [`hosts::Hosts::try_start`], whose error says why a request may not start.
@@ -24,15 +24,20 @@ mod table;
 mod text;
 pub mod transport;
 mod turns;
+pub mod views;
 
 #[cfg(test)]
 mod hosts_tests;
 #[cfg(test)]
 mod rate_tests;
 #[cfg(test)]
+mod steps_tests;
+#[cfg(test)]
 mod table_tests;
 #[cfg(test)]
 mod tenants_tests;
+#[cfg(test)]
+mod waiting_tests;
 
 pub(crate) use crate::limits::shares::Asking;
 

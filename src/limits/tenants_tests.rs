@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
-use crate::limits::hosts::{HostView, Hosts};
+use crate::limits::hosts::Hosts;
 use crate::limits::hosts_tests::{SECOND, START, hosts, hosts_under};
+use crate::limits::views::HostView;
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
 use crate::model::tenant::{DEFAULT_NO, Parties, Party};

@@ -18,6 +18,8 @@ use crate::listen::peer::Origin;
 const ROOT: u32 = 0;
 /// Who may open the socket of the data directory.
 const OWNER_ONLY: u32 = 0o600;
+/// The most bytes of a path that a socket may have: `sun_path` has 108, the last of which is 0.
+const PATH_BYTES_MAX: usize = 107;
 
 /// Connections that may wait to be accepted.
 const WAITING_MAX: i32 = 1024;
@@ -53,6 +55,7 @@ impl Socket {
     /// Listens at `path` for whoever may open a file of this mode and group. A socket that nobody listens on any more is
     /// removed first; anything else that is there stays.
     pub fn of_users(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Socket> {
+        Socket::may_be_at(path)?;
         let there = std::fs::symlink_metadata(path);
         if there.is_ok_and(|there| there.file_type().is_socket()) {
             match std::os::unix::net::UnixStream::connect(path) {
@@ -61,6 +64,22 @@ impl Socket {
             }
         }
         Socket::bind(path, mode, group, Served::Everybody)
+    }
+
+    /// Fails where no server could listen at `path`, as far as that shows without a try. Nothing is made.
+    pub fn may_be_at(path: &Path) -> io::Result<()> {
+        let bytes = path.as_os_str().len();
+        if bytes > PATH_BYTES_MAX {
+            let why = format!("its path has {bytes} bytes, and that of a socket has at most {PATH_BYTES_MAX}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(there) if !there.file_type().is_socket() => {
+                Err(io::Error::new(io::ErrorKind::AddrInUse, "what is there is not a socket"))
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn bind(path: &Path, mode: u32, group: Option<u32>, served: Served) -> io::Result<Socket> {

@@ -5,27 +5,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::model::access::{
-    AccessAnswer, AccessChange, AccessError, AccessRow, Actor, LOCAL, LOCAL_NAME, NewToken, Principal, PrincipalNo,
-    Token, name_objection,
+    AccessAnswer, AccessChange, AccessError, AccessRow, Actor, LOCAL, LOCAL_NAME, Principal, PrincipalNo, Token,
 };
 use crate::model::credential::Credentials;
 use crate::model::identity::Identity;
 use crate::model::made_by::MadeBy;
-use crate::model::role::{Grant, Role, common, has_role_at, holds, may_give};
-use crate::model::tenant::{DEFAULT_TENANT, Tenant, TenantNo};
+use crate::model::role::{Grant, Role, common, holds};
+use crate::model::tenant::{Tenant, TenantNo};
 use crate::model::time::Timestamp;
 
 mod credentials;
+mod principals;
 mod room;
 mod tenants;
+mod tokens;
 
 /// The first number of a principal that somebody made.
 const FIRST: PrincipalNo = 16;
-/// How long a token lasts when nothing is said.
-const LIFETIME_DEFAULT: Duration = Duration::from_secs(90 * 86_400);
 
 /// All that is known of who may call. Copies share what neither of them changes.
 #[derive(Clone, Debug)]
@@ -336,215 +334,6 @@ impl Book {
             return Err(AccessError::LastOperator);
         }
         Ok(decided)
-    }
-
-    fn update_principal(
-        &self,
-        principal: &Arc<Principal>,
-        mut changed: Principal,
-        by: &Actor,
-        now: Timestamp,
-    ) -> Result<Decided, AccessError> {
-        if changed == **principal {
-            let answer = AccessAnswer::Principal { principal: principal.clone(), is_first: false };
-            return Ok(Decided::new(Vec::new(), answer));
-        }
-        // What it had already was given by somebody who might.
-        let wider: Vec<Grant> = changed.grants.iter().filter(|it| !holds(&principal.grants, it)).cloned().collect();
-        check_gift(by, &wider)?;
-        self.check_tenants(&wider, "principal.grants")?;
-        check_default(&changed)?;
-        if changed.identities != principal.identities {
-            if !by.is_operator() {
-                return Err(AccessError::MissingRole(Role::Operator, String::new()));
-            }
-            self.check_identities(&changed, by)?;
-        }
-        changed.update_time = now;
-        changed.version += 1;
-        Ok(self.with_principal(changed))
-    }
-
-    fn create_principal(&self, principal: Principal, by: &Actor) -> Result<Decided, AccessError> {
-        if let Some(why) = name_objection(&principal.name) {
-            return Err(AccessError::Invalid("principal.name", why));
-        }
-        if !by.manages(&principal) {
-            return Err(manager_of(&principal));
-        }
-        let same = |it: &&Arc<Principal>| it.request.repeats(&principal.request) && !it.is_gone;
-        if let Some(there) = self.principals.values().find(same) {
-            if there.request != principal.request {
-                return Err(AccessError::RequestIdTaken(principal.request.id));
-            }
-            let answer = AccessAnswer::Principal { principal: there.clone(), is_first: false };
-            return Ok(Decided::new(Vec::new(), answer));
-        }
-        if self.names.contains_key(&principal.name) {
-            return Err(AccessError::Exists(principal.name));
-        }
-        if principal.home().is_some_and(|home| self.tenant(home).is_none()) {
-            let what = "belongs to a tenant that does not exist; create it first".to_owned();
-            return Err(AccessError::Invalid("principal.name", what));
-        }
-        check_gift(by, &principal.grants)?;
-        self.check_tenants(&principal.grants, "principal.grants")?;
-        check_default(&principal)?;
-        self.check_identities(&principal, by)?;
-        self.check_room_for(&principal)?;
-        Ok(self.with_principal(principal))
-    }
-
-    /// Refuses identities that `by` may not give, or that another principal has. An admin gives none: it could claim the
-    /// certificates of another tenant.
-    fn check_identities(&self, principal: &Principal, by: &Actor) -> Result<(), AccessError> {
-        if !principal.identities.is_empty() && !by.is_operator() {
-            return Err(AccessError::MissingRole(Role::Operator, String::new()));
-        }
-        let mut owners = principal.identities.iter().filter_map(|it| self.identities.get(it));
-        match owners.find(|no| **no != principal.no) {
-            Some(no) => Err(AccessError::IdentityTaken(self.name_of(*no).to_owned())),
-            None => Ok(()),
-        }
-    }
-
-    /// Stores a principal. The first that signs in without a token makes authentication required, as the first token does.
-    fn with_principal(&self, principal: Principal) -> Decided {
-        let is_first = !self.is_required && !principal.identities.is_empty();
-        let principal = Arc::new(principal);
-        let mut rows = vec![AccessRow::Principal(principal.clone())];
-        rows.extend(is_first.then_some(AccessRow::Required));
-        Decided::new(rows, AccessAnswer::Principal { principal, is_first })
-    }
-
-    fn managed(&self, name: &str, etag: &str, by: &Actor) -> Result<&Arc<Principal>, AccessError> {
-        let unknown = || AccessError::NoPrincipal(name.to_owned());
-        let principal = self.principal(name).filter(|it| by.sees(it)).ok_or_else(unknown)?;
-        if !by.manages(principal) {
-            return Err(manager_of(principal));
-        }
-        if !etag.is_empty() && etag != principal.etag() {
-            return Err(AccessError::Stale(format!("principals/{name}")));
-        }
-        Ok(principal)
-    }
-
-    fn create_token(&self, new: &NewToken, by: &Actor, now: Timestamp) -> Result<Decided, AccessError> {
-        let unknown = || AccessError::NoPrincipal(new.principal.clone());
-        let principal = self.principal(&new.principal).filter(|it| by.sees(it)).ok_or_else(unknown)?;
-        let is_own = principal.no == by.principal;
-        if !is_own && !by.manages(principal) {
-            return Err(manager_of(principal));
-        }
-        let may_breed = by.is_operator() || by.may(Role::Admin, principal.home().unwrap_or(DEFAULT_TENANT));
-        if !by.token_id.is_empty() && !may_breed {
-            let why = "only an admin or an operator can make tokens with a token; ask one of them";
-            return Err(AccessError::Escalation(why.to_owned()));
-        }
-        let request = (principal.no, &new.title, &new.grants, new.lifetime, new.never_expires);
-        let request = MadeBy::of(&new.request_id, by.principal, &request);
-        if let Some(there) = self.tokens.values().find(|token| token.request.repeats(&request)) {
-            if there.request != request {
-                return Err(AccessError::RequestIdTaken(request.id));
-            }
-            let answer = AccessAnswer::Token { token: there.clone(), is_new: false, is_first: false };
-            return Ok(Decided::new(Vec::new(), answer));
-        }
-        if let Some(wide) = new.grants.iter().find(|it| !holds(&principal.grants, it)) {
-            let why =
-                format!("principal `{}` has no grant `{wide}`, so no token of it can; grant it first", principal.name);
-            return Err(AccessError::Escalation(why));
-        }
-        let held = if new.grants.is_empty() { &principal.grants } else { &new.grants };
-        let gift: Vec<Grant> = held.iter().filter(|it| !(is_own && holds(&by.grants, it))).cloned().collect();
-        check_gift(by, &gift)?;
-        if new.never_expires && !by.is_operator() {
-            return Err(AccessError::MissingRole(Role::Operator, String::new()));
-        }
-        let lifetime = new.lifetime.unwrap_or(LIFETIME_DEFAULT.min(new.lifetime_max));
-        if lifetime.is_zero() || lifetime > new.lifetime_max {
-            let days = new.lifetime_max.as_secs_f64() / 86_400.0;
-            return Err(AccessError::Invalid("lifetime", format!("must be more than 0 and at most {days} days")));
-        }
-        let mut rows = self.room_for_token_of(principal, now)?;
-        let token = Arc::new(Token {
-            id: new.id.clone(),
-            principal: principal.no,
-            hash: new.hash,
-            title: new.title.clone(),
-            grants: new.grants.clone(),
-            create_time: now,
-            expire_time: (!new.never_expires).then(|| now.plus(lifetime)),
-            revoke_time: None,
-            last_use: None,
-            created_by: by.name.clone(),
-            created_with: by.token_id.clone(),
-            request,
-        });
-        rows.push(AccessRow::Token(token.clone()));
-        let is_first = !self.is_required;
-        rows.extend(is_first.then_some(AccessRow::Required));
-        Ok(Decided::new(rows, AccessAnswer::Token { token, is_new: true, is_first }))
-    }
-
-    fn revoke(&self, id: &str, with_descendants: bool, by: &Actor, now: Timestamp) -> Result<Decided, AccessError> {
-        let may = |token: &Token| {
-            let owner = self.principals.get(&token.principal);
-            token.principal == by.principal || owner.is_some_and(|it| by.manages(it))
-        };
-        let unknown = || AccessError::NoToken(id.to_owned());
-        let token = self.tokens.get(id).filter(|token| may(token)).ok_or_else(unknown)?;
-        let mut ids = BTreeSet::from([token.id.as_str()]);
-        if with_descendants {
-            // By their makers, so that each token is looked at once, however long a line of descent is.
-            let mut made: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-            for token in self.tokens.values().filter(|token| !token.created_with.is_empty()) {
-                made.entry(&token.created_with).or_default().push(&token.id);
-            }
-            let mut makers = vec![token.id.as_str()];
-            while let Some(maker) = makers.pop() {
-                for id in made.remove(maker).unwrap_or_default() {
-                    ids.insert(id);
-                    makers.push(id);
-                }
-            }
-        }
-        let rows = self.ended(|token| ids.contains(token.id.as_str()), now);
-        let count = rows.len() as u32;
-        Ok(Decided::new(rows, AccessAnswer::Revoked(count)))
-    }
-
-    /// The rows that end live tokens.
-    fn ended(&self, which: impl Fn(&Token) -> bool, now: Timestamp) -> Vec<AccessRow> {
-        let live = self.tokens.values().filter(|token| token.is_live(now) && which(token));
-        live.map(|token| AccessRow::Token(Arc::new(Token { revoke_time: Some(now), ..Token::clone(token) }))).collect()
-    }
-}
-
-/// Returns the refusal of who does not manage a principal.
-fn manager_of(principal: &Principal) -> AccessError {
-    let role = if principal.home().is_some() { Role::Admin } else { Role::Operator };
-    AccessError::MissingRole(role, principal.home().unwrap_or_default().to_owned())
-}
-
-/// Refuses a tenant to fall back on at which the principal has no role.
-fn check_default(principal: &Principal) -> Result<(), AccessError> {
-    let name = &principal.default_tenant;
-    if name.is_empty() || has_role_at(&principal.grants, name) {
-        return Ok(());
-    }
-    let what = "is a tenant at which the principal has no role; grant it one there, or leave this empty".to_owned();
-    Err(AccessError::Invalid("principal.default_tenant", what))
-}
-
-/// Refuses what `by` may not give.
-fn check_gift(by: &Actor, grants: &[Grant]) -> Result<(), AccessError> {
-    match grants.iter().find(|grant| !may_give(&by.grants, grant)) {
-        Some(grant) => Err(AccessError::Escalation(format!(
-            "`{}` cannot grant `{grant}`: an admin can grant the roles of its tenant, an operator every role",
-            by.name
-        ))),
-        None => Ok(()),
     }
 }
 

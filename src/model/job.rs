@@ -232,12 +232,14 @@ impl JobEvent {
 
 /// An event that does not fit the state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a job that is {state} cannot be {event}{}", advice(event))]
+#[error("{} that is {state} cannot be {event}{}", if *of_tasks { "the tasks of a job" } else { "a job" }, advice(event))]
 pub struct WrongState {
     /// Where it is.
     pub state: JobState,
     /// What was to happen.
     pub event: &'static str,
+    /// Whether it was to happen to tasks of the job.
+    pub of_tasks: bool,
 }
 
 /// What to do about an event that comes too early.
@@ -375,7 +377,7 @@ impl Job {
     /// Moves the job by `event` at `now`. [`WrongState`] changes nothing.
     pub fn apply(&mut self, event: JobEvent, now: Timestamp) -> Result<Change, WrongState> {
         use JobState as S;
-        let wrong = WrongState { state: self.state, event: event.name() };
+        let wrong = WrongState { state: self.state, event: event.name(), of_tasks: false };
         let change = match (self.state, event) {
             (S::Pending, JobEvent::Started) => {
                 self.state = S::Running;

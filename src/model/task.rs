@@ -204,7 +204,7 @@ impl Task {
 fn poisonous(attempt: u32) -> TaskError {
     let message = format!(
         "the server died {CRASHES_MAX} times in a row while it ran this task, so it is not run again by itself; look at \
-         the server's log, then use RetryJob"
+         the server's log, then retry it"
     );
     Failure::fatal(FailureReason::Internal, message).into_error(attempt)
 }

@@ -1,16 +1,13 @@
 //! Who may reach the server: where everybody has to authenticate, somebody must be able to.
 
-use crate::clock::Clock;
 use crate::config::network::Place;
 use crate::engine::handle::Engine;
-use crate::listen::tls::{ClientAuth, Tls};
+use crate::listen::tls::ClientAuth;
 use crate::model::access::{AccessChange, AuthMode};
 use crate::model::book::Book;
 use crate::model::time::Timestamp;
 use crate::server::error::ServeError;
 use crate::server::settings::ServerSettings;
-use crate::store::sqlite::access_beside;
-use crate::telemetry::traces;
 
 /// Returns whether the settings ask that every caller authenticates, which then holds for later starts too.
 fn asks_for_credentials(settings: &ServerSettings) -> bool {
@@ -41,18 +38,6 @@ async fn make_tenants(settings: &ServerSettings, engine: &Engine) -> Result<(), 
         }
     }
     Ok(())
-}
-
-/// Checks settings as a start does, without a start: the certificates, where traces go, and that somebody can sign in where other machines
-/// reach the server. Changes nothing. Returns who could sign in: nobody, where nobody was ever made.
-pub async fn check(settings: &ServerSettings) -> Result<Book, ServeError> {
-    if let Some(tls) = settings.tls.clone() {
-        Tls::load(tls)?;
-    }
-    traces::check()?;
-    let book = access_beside(&settings.engine.data_dir).await.map_err(Box::new)?;
-    check_addresses(settings, &book, Clock::system().now())?;
-    Ok(book)
 }
 
 /// Fails where a place of the settings may not be reached.

@@ -13,7 +13,7 @@ pub enum ServeError {
     #[error(transparent)]
     Open(#[from] Box<OpenError>),
     /// The download directory, or that of contents, could not be used.
-    #[error("{0}")]
+    #[error("{0}; give this user the right to use it, or choose another directory")]
     Directory(String),
     /// The engine did not start.
     #[error(transparent)]

@@ -8,6 +8,7 @@
 mod admission;
 mod audit_log;
 mod build;
+mod check;
 mod error;
 mod health;
 mod listeners;
@@ -57,17 +58,18 @@ pub use crate::api::client_options::ClientOptions;
 pub use crate::download::made_from;
 pub use crate::files::names;
 pub use crate::files::{Durability, Root};
+pub use crate::listen::socket::Socket;
 pub use crate::listen::tls::{ClientAuth, TlsSettings};
 pub use crate::listen::{ListenSettings, descriptors};
 pub use crate::net::{EnvironmentProxies, Guard, with_scheme};
-pub use crate::server::admission::check;
 pub use crate::server::audit_log::AuditSink;
 pub use crate::server::build::{Built, build};
+pub use crate::server::check::check;
 pub use crate::server::error::ServeError;
 pub use crate::server::settings::{EngineSettings, ServerSettings};
 pub use crate::store::Retention;
 /// What is done with a data directory beside a server.
-pub use crate::store::sqlite::{Head, KeySource, RootKeys, access_beside, audit, backup, verify_audit};
+pub use crate::store::sqlite::{Head, KeySource, RootKeys, audit, backup, is_free, verify_audit};
 
 /// How often the head of the audit is logged.
 const HEADS_INTERVAL: Duration = Duration::from_hours(1);

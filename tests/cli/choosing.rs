@@ -86,10 +86,33 @@ async fn jobs_and_tasks_are_chosen() {
     assert!(said(&server, &["info"]).contains("free for downloads"));
 
     let (code, text) = run(&server, &["list", "--limit", "-1"]);
-    assert!(code == 2 && text.contains("invalid value '-1' for '--limit"), "{text}");
+    assert!(code == 2 && text.contains("`--limit` is `-1`; it must be at least 0"), "{text}");
     assert_eq!(run(&server, &["cat", &id, "0", "--length", "0"]).0, 2, "0 is no length, and not all of it");
     let (code, text) = run(&server, &["--ca", "none.pem", "list"]);
     assert!(code == 2 && text.contains("begin it with `https://`"), "{text}");
     let (code, text) = run(&server, &["token", "create", "nobody"]);
     assert!(code == 1 && text.contains("there is no principal `nobody`; `--grant`"), "{text}");
+}
+
+/// The server's messages are for all its clients, so the command line says which command helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_of_calls_say_which_command_helps() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/ok", Reply::ok("fine"));
+    origin.reply("/gone", Reply::status(404));
+    let group = Some(group(pb::GroupMode::Collect, 0));
+    let id = server.run(pb::JobSpec { group, ..job(vec![fetch(origin.url("/ok")), fetch(origin.url("/gone"))]) }).await;
+    let id = id.job_id;
+    let open = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    for args in [&["retry-now", &id][..], &["cancel", &id, "--task", "0"]] {
+        let (code, text) = run(&server, args);
+        assert!(code == 1 && text.contains("the tasks of a job that is FAILED cannot be"), "{text}");
+        assert!(text.contains("(`haul retry JOB` runs its failed and cancelled tasks again)"), "{text}");
+    }
+    let (code, text) = run(&server, &["delete", &open]);
+    assert!(code == 1 && text.contains("`haul cancel JOB` cancels it"), "{text}");
+    let (code, text) = run(&server, &["cat", &id, "0", "--items"]);
+    assert!(code == 1 && text.contains("`haul cat JOB TASK` prints its body"), "{text}");
+    let (code, text) = run(&server, &["cat", &id, "0", "--offset", "5"]);
+    assert!(code == 1 && text.contains("`offset` is 5, beyond the end: the content has 4 bytes"), "{text}");
 }

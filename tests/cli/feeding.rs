@@ -96,6 +96,37 @@ async fn a_list_of_any_length_is_submitted() {
     }
 }
 
+/// What the server finds wrong with a line is said with its list and its number, whichever command takes the list.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_a_line_names_its_list_and_its_number() {
+    let server = Server::start().await;
+    let open = text(&run(&server, &["submit", "--open"])).trim().to_owned();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("list");
+    let list = path.to_str().unwrap();
+    let long = format!("http://a/{}", "x".repeat(8_200));
+    let task = |fetch: &str| format!("{{\"fetch\": {{\"url\": \"http://a/\"{fetch}}}}}\n");
+    for (lines, what) in [
+        (format!("http://a/\n# of one\n{long}\n"), vec!["line 3: the URL is"]),
+        (task("") + &task(", \"bogus\": 1"), vec!["line 2: cannot read the JSON", "'bogus' at column "]),
+        (task("") + &task(", \"method\": \"A B\""), vec!["line 2: `fetch.method` "]),
+        (format!("http://a/\n{long}\n{long}\n"), vec!["line 2: the URL is", "line 3: the URL is"]),
+    ] {
+        std::fs::write(&path, lines).unwrap();
+        for command in [&["submit"][..], &["add", &open]] {
+            let refused = run(&server, &[command, &["-i", list]].concat());
+            assert_eq!(refused.status.code(), Some(2), "{command:?}: {}", text(&refused));
+            let said = text(&refused);
+            for part in &what {
+                assert!(said.contains(part), "{command:?}: {part} in {said}");
+            }
+            assert!(said.contains(&format!("`{list}`, line ")) && !said.contains("tasks["), "{command:?}: {said}");
+        }
+    }
+    let typed = run(&server, &["submit", &long]);
+    assert!(text(&typed).contains("haul: the URL `http://a/xxx"), "{}", text(&typed));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_are_changed_and_waited_for() {
     let (server, origin) = (Server::start().await, Origin::start());

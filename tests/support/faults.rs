@@ -1,8 +1,8 @@
 //! Origins that misbehave at random, and the same way again for the same seed.
 
 use super::object::Object;
-use super::origin::Request;
 use super::reply::{Cut, Pause, Reply};
+use super::request::Request;
 
 /// Seeds to play: the one in `HAUL_SEED`, or so many fresh ones.
 pub fn seeds(count: u64) -> Vec<u64> {

@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, clippy::return_self_not_must_use)]
 
+pub mod answer;
 pub mod collector;
 pub mod disk;
 pub mod faults;
@@ -13,6 +14,7 @@ pub mod origin;
 pub mod proxy;
 pub mod relay;
 pub mod reply;
+pub mod request;
 pub mod secure;
 pub mod server;
 pub mod spec;

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::origin::Request;
 use super::reply::Reply;
+use super::request::Request;
 
 /// One version of a resource, with correct conditional and range semantics (RFC 9110, sections 13 and 14).
 ///

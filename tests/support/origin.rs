@@ -18,82 +18,26 @@
 //! Scripting a path again replaces what it serves, from the next request on: that is how a resource changes its version.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::answer::{Counts, write_reply};
 use super::object::Object;
-use super::reply::{Cut, Framing, Pause, Reply};
-
-/// A request as the origin saw it.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub method: String,
-    /// As in the request line: with the query, and absolute when it came through a plain proxy.
-    pub target: String,
-    /// Without the query.
-    pub path: String,
-    /// After the `?`; empty without one.
-    pub query: String,
-    /// In order, as they were spelt.
-    pub headers: Vec<(String, String)>,
-    pub body: Bytes,
-    /// Where it came from.
-    pub peer: SocketAddr,
-    /// Number of the connection, from 0.
-    pub connection: usize,
-    /// Earlier requests of the same path.
-    pub nth: usize,
-    /// Requests in flight when it came, itself included.
-    pub concurrent: usize,
-    /// Since the origin's start.
-    pub at: Duration,
-}
-
-impl Request {
-    /// The first header of this name.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
-
-    /// A parameter of the query, percent-decoded.
-    pub fn param(&self, name: &str) -> Option<String> {
-        url::form_urlencoded::parse(self.query.as_bytes())
-            .find(|(own, _)| own == name)
-            .map(|(_, value)| value.into_owned())
-    }
-}
+use super::reply::Reply;
+pub use super::request::Request;
+use super::request::{Wire, read_request};
 
 type Handler = Arc<dyn Fn(&Request) -> Reply + Send + Sync>;
-
-/// What a connection runs over: a socket, or TLS over one.
-pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Makes the coming close an RST.
-    fn reset(&self);
-}
-
-impl Wire for TcpStream {
-    fn reset(&self) {
-        let _ = socket2::SockRef::from(self).set_linger(Some(Duration::ZERO));
-    }
-}
-
-impl Wire for tokio_rustls::server::TlsStream<TcpStream> {
-    fn reset(&self) {
-        self.get_ref().0.reset();
-    }
-}
 
 #[derive(Default)]
 struct Seen {
@@ -120,9 +64,7 @@ struct State {
     accepted: AtomicUsize,
     open: AtomicUsize,
     resumed: AtomicUsize,
-    body_bytes: AtomicU64,
-    /// 0: no limit.
-    connection_rate: AtomicU64,
+    counts: Counts,
     kill: Mutex<CancellationToken>,
     tls: Option<tokio_rustls::TlsAcceptor>,
 }
@@ -168,8 +110,7 @@ impl Origin {
             accepted: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             resumed: AtomicUsize::new(0),
-            body_bytes: AtomicU64::new(0),
-            connection_rate: AtomicU64::new(0),
+            counts: Counts::default(),
             kill: Mutex::default(),
             tls,
         });
@@ -222,7 +163,7 @@ impl Origin {
 
     /// Limits each connection's bodies to this rate; 0 lifts it.
     pub fn limit_connections(&self, bytes_per_second: u64) {
-        self.state.connection_rate.store(bytes_per_second, Ordering::Relaxed);
+        self.state.counts.connection_rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
     /// Every request so far, in order of arrival.
@@ -262,7 +203,7 @@ impl Origin {
 
     /// Bytes of bodies written so far.
     pub fn body_bytes(&self) -> u64 {
-        self.state.body_bytes.load(Ordering::SeqCst)
+        self.state.counts.body_bytes.load(Ordering::SeqCst)
     }
 
     /// Resets every open connection.
@@ -329,7 +270,7 @@ async fn serve(stream: impl Wire, peer: SocketAddr, number: usize, state: &State
         state.seen.lock().unwrap().record(&mut request);
         let handler = find(&state.handlers.lock().unwrap(), &request.path);
         let reply = handler.map_or_else(|| Reply::status(404), |handler| handler(&request));
-        let goes_on = write_reply(&mut stream, &request, reply, state).await?;
+        let goes_on = write_reply(&mut stream, &request, reply, &state.counts).await?;
         drop(in_flight);
         let asked = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
         if !goes_on || asked {
@@ -346,190 +287,6 @@ fn find(handlers: &HashMap<String, Handler>, path: &str) -> Option<Handler> {
         let longest = handlers.iter().filter(|(pattern, _)| fits(pattern)).max_by_key(|(pattern, _)| pattern.len());
         longest.map(|(_, handler)| Arc::clone(handler))
     })
-}
-
-async fn read_request(
-    stream: &mut BufReader<impl Wire>,
-    peer: SocketAddr,
-    connection: usize,
-) -> io::Result<Option<Request>> {
-    let line = read_line(stream).await?;
-    let mut words = line.split(' ');
-    let (Some(method), Some(target)) = (words.next().filter(|word| !word.is_empty()), words.next()) else {
-        return Ok(None);
-    };
-    let mut headers = Vec::new();
-    loop {
-        let line = read_line(stream).await?;
-        let Some((name, value)) = line.split_once(':') else { break };
-        headers.push((name.to_owned(), value.trim().to_owned()));
-    }
-    // The absolute form of a plain proxy loses its scheme and authority.
-    let relative = target.split_once("://").map_or(target, |(_, rest)| rest.find('/').map_or("/", |at| &rest[at..]));
-    let (path, query) = relative.split_once('?').unwrap_or((relative, ""));
-    let mut request = Request {
-        method: method.to_owned(),
-        target: target.to_owned(),
-        path: path.to_owned(),
-        query: query.to_owned(),
-        headers,
-        body: Bytes::new(),
-        peer,
-        connection,
-        nth: 0,
-        concurrent: 0,
-        at: Duration::ZERO,
-    };
-    request.body = read_body(stream, &request).await?;
-    Ok(Some(request))
-}
-
-async fn read_line(stream: &mut BufReader<impl Wire>) -> io::Result<String> {
-    let mut line = Vec::new();
-    stream.read_until(b'\n', &mut line).await?;
-    Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
-}
-
-async fn read_body(stream: &mut BufReader<impl Wire>, request: &Request) -> io::Result<Bytes> {
-    let mut body = Vec::new();
-    if let Some(length) = request.header("content-length").and_then(|text| text.parse().ok()) {
-        body.resize(length, 0);
-        stream.read_exact(&mut body).await?;
-    } else if request.header("transfer-encoding").is_some() {
-        loop {
-            let size = usize::from_str_radix(&read_line(stream).await?, 16).unwrap_or(0);
-            let from = body.len();
-            body.resize(from + size, 0);
-            stream.read_exact(&mut body[from..]).await?;
-            read_line(stream).await?;
-            if size == 0 {
-                break;
-            }
-        }
-    }
-    Ok(body.into())
-}
-
-/// Returns whether the connection may carry another request.
-async fn write_reply(
-    stream: &mut BufReader<impl Wire>,
-    request: &Request,
-    reply: Reply,
-    state: &State,
-) -> io::Result<bool> {
-    for pause in &reply.before_head {
-        wait(pause, stream).await?;
-    }
-    if let Some(cut) = reply.drop_before_head {
-        return end(stream, cut);
-    }
-    if let Some(raw) = &reply.raw {
-        stream.write_all(raw).await?;
-        return Ok(false);
-    }
-    let head = head_of(&reply);
-    let bodiless = request.method == "HEAD" || matches!(reply.status, 204 | 304) || reply.status < 200;
-    stream.write_all(head.as_bytes()).await?;
-    if !bodiless && let Some(cut) = write_body(stream, &reply, state).await? {
-        return end(stream, cut);
-    }
-    stream.flush().await?;
-    let short = matches!(reply.framing, Framing::Length(Some(claimed)) if claimed != reply.content.len());
-    Ok(!reply.close && !short && reply.framing != Framing::UntilClose)
-}
-
-fn head_of(reply: &Reply) -> String {
-    let framing = match reply.framing {
-        Framing::Length(_) if matches!(reply.status, 204 | 304) => None,
-        Framing::Length(claimed) => Some(("Content-Length", claimed.unwrap_or(reply.content.len()).to_string())),
-        Framing::Chunked(_) => Some(("Transfer-Encoding", "chunked".to_owned())),
-        Framing::UntilClose => Some(("Connection", "close".to_owned())),
-    };
-    let mut head = format!("HTTP/1.1 {} Scripted\r\n", reply.status);
-    let scripted = reply.headers.iter().map(|(name, value)| (name.as_str(), value));
-    for (name, value) in scripted.chain(framing.iter().map(|(name, value)| (*name, value))) {
-        let _ = write!(head, "{name}: {value}\r\n");
-    }
-    head + "\r\n"
-}
-
-/// Writes the body up to its end or to the cut, which is returned.
-async fn write_body(stream: &mut BufReader<impl Wire>, reply: &Reply, state: &State) -> io::Result<Option<Cut>> {
-    let total = reply.content.len();
-    let stop = reply.cut.map_or(total, |(offset, _)| offset.min(total));
-    let limit = state.connection_rate.load(Ordering::Relaxed);
-    let rate = [reply.bytes_per_second, (limit > 0).then_some(limit)].into_iter().flatten().min();
-    let mut pauses = reply.pauses.clone();
-    pauses.sort_by_key(|(offset, _)| *offset);
-    let mut at = 0;
-    let started = Instant::now();
-    loop {
-        while let Some((_, pause)) = pauses.first().filter(|(offset, _)| *offset <= at) {
-            stream.flush().await?;
-            wait(pause, stream).await?;
-            pauses.remove(0);
-        }
-        if at >= stop {
-            break;
-        }
-        let mut to = stop.min(at + piece_bytes(rate, reply.framing));
-        if let Some((offset, _)) = pauses.first() {
-            to = to.min(*offset);
-        }
-        let piece = reply.content.piece(at, to);
-        if matches!(reply.framing, Framing::Chunked(_)) {
-            stream.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
-            stream.write_all(&piece).await?;
-            stream.write_all(b"\r\n").await?;
-        } else {
-            stream.write_all(&piece).await?;
-        }
-        state.body_bytes.fetch_add(piece.len() as u64, Ordering::SeqCst);
-        at = to;
-        if let Some(rate) = rate {
-            stream.flush().await?;
-            tokio::time::sleep_until(started + Duration::from_secs_f64(at as f64 / rate as f64)).await;
-        }
-    }
-    if let Some((_, cut)) = reply.cut {
-        stream.flush().await?;
-        return Ok(Some(cut));
-    }
-    if matches!(reply.framing, Framing::Chunked(_)) {
-        stream.write_all(b"0\r\n\r\n").await?;
-    }
-    Ok(None)
-}
-
-/// A limited body goes out in twentieths of a second.
-fn piece_bytes(rate: Option<u64>, framing: Framing) -> u64 {
-    let by_rate = rate.map_or(256 << 10, |rate| (rate / 20).clamp(1, 256 << 10));
-    if let Framing::Chunked(chunk_bytes) = framing { by_rate.min(chunk_bytes) } else { by_rate }
-}
-
-/// Waits, and gives up when the peer goes away meanwhile.
-async fn wait(pause: &Pause, stream: &mut BufReader<impl Wire>) -> io::Result<()> {
-    let pause = async {
-        match pause {
-            Pause::For(wait) => tokio::time::sleep(*wait).await,
-            Pause::Until(token) => token.cancelled().await,
-            Pause::Forever => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = pause => Ok(()),
-        // Bytes here would be a pipelined request: nobody sends those, so the wait may end early.
-        read = stream.fill_buf() => if read?.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) },
-    }
-}
-
-fn end(stream: &mut BufReader<impl Wire>, cut: Cut) -> io::Result<bool> {
-    if cut == Cut::Reset {
-        stream.get_ref().reset();
-        // Leaves the reader's loop without the orderly shutdown.
-        return Err(io::ErrorKind::ConnectionReset.into());
-    }
-    Ok(false)
 }
 
 /// Counts one up for as long as it lives.

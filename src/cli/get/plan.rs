@@ -11,7 +11,6 @@ use url::Url;
 
 use crate::cli::args::Usage;
 use crate::cli::lists::{self, Entry, List};
-use crate::cli::urls;
 use crate::config::sizes::parse_size;
 use crate::model::checksum::Checksum;
 use crate::model::header::{begins_header, is_header};
@@ -163,10 +162,7 @@ impl Plan {
 
 /// The URLs of the command line, then those of the list.
 fn entries(args: &GetArgs) -> Result<Vec<Entry>, Usage> {
-    let typed = args.urls.iter().map(|text| {
-        let url = urls::read(text).map_err(lists::ListError::Line)?;
-        Ok(Entry { line: 0, text: text.clone(), url, task: None })
-    });
+    let typed = args.urls.iter().map(|text| Entry::typed(text).map_err(lists::ListError::Line));
     let list = args.input.as_deref().map(List::open).transpose()?;
     let entries = lists::collected(typed.chain(list.into_iter().flatten()))?;
     if entries.is_empty() {
@@ -371,9 +367,8 @@ mod tests {
 
     #[test]
     fn a_file_keeps_its_name_in_whichever_order_it_is_got() {
-        let entry = |text: &str| Entry { line: 0, text: text.to_owned(), url: text.parse().unwrap(), task: None };
         let names = |urls: &[&str]| -> Vec<String> {
-            let entries: Vec<Entry> = urls.iter().map(|url| entry(url)).collect();
+            let entries: Vec<Entry> = urls.iter().map(|url| Entry::typed(url).unwrap()).collect();
             let made = |_: &str, url: &Url| match url.path() {
                 "/a/n" => Some("n".to_owned()),
                 "/b/n" => Some("n (1)".to_owned()),

@@ -6,6 +6,7 @@ mod draw;
 mod feed;
 mod keys;
 mod listing;
+mod moves;
 mod orders;
 mod state;
 mod task;

@@ -159,7 +159,7 @@ impl Scheduler {
         let by = &by;
         let Some(run) = self.jobs.get_mut(job) else { return command.refuse(EngineError::NoJob(job)) };
         let state = run.job.state;
-        let wrong = |event| EngineError::WrongState(job, WrongState { state, event });
+        let wrong = |event| EngineError::WrongState(job, WrongState { state, event, of_tasks: false });
         match command {
             JobCommand::AddTasks { chunk_id, digest, tasks, reply } => {
                 self.add_tasks(job, chunk_id, digest, tasks, by, reply);

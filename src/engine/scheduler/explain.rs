@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::engine::explanation::{BACKING_OFF, Explanation, JOB_PAUSED, Wait, WaitReason};
+use crate::engine::explanation::{BACKING_OFF, Explanation, JOB_PAUSED, Wait, WaitReason, as_many};
 use crate::engine::queue::Hold;
 use crate::engine::queue::task;
 use crate::engine::scheduler::Scheduler;
@@ -104,7 +104,7 @@ impl Scheduler {
             Why::Task(wait) => return task_wait(wait),
             Why::Cap => {
                 let cap = run.map_or(0, |run| run.job.spec.group.max_concurrency);
-                (None, format!("{}, as many as its `max_concurrency` allows", tasks_run(cap, " of the job")))
+                (None, as_many(cap, " of the job", "its `max_concurrency` allows"))
             }
             Why::JobRate => {
                 let until = run.and_then(|run| run.rates_allow(self.now()).err());
@@ -123,18 +123,10 @@ impl Scheduler {
                 (Some(until), format!("the rate of requests to `{host}` is used up"))
             }
             Why::Host(host, Blocked::Paused(until)) => (Some(until), hosts.explain_pause(host, tenant, until)),
-            Why::Server => {
-                let max = hosts.limits().max_concurrent_tasks;
-                (None, format!("{}, as many as the server allows", tasks_run(max, "")))
-            }
+            Why::Server => (None, as_many(hosts.limits().max_concurrent_tasks, "", "the server allows")),
         };
         Wait { reason, until, message }
     }
-}
-
-/// How the sentences about what is full begin.
-pub(super) fn tasks_run(count: u32, whose: &str) -> String {
-    if count == 1 { format!("a task{whose} runs") } else { format!("{count} tasks{whose} run") }
 }
 
 /// What a lane waits for.

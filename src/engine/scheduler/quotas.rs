@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::command::EngineError;
+use crate::engine::explanation::as_many;
 use crate::engine::scheduler::Scheduler;
-use crate::engine::scheduler::explain::tasks_run;
 use crate::engine::timers::Timer;
 use crate::limits::transport::JobRates;
 use crate::model::book::Book;
@@ -193,7 +193,7 @@ impl Scheduler {
         match it.quotas.running_tasks {
             _ if it.is_suspended => "the tenant is suspended".to_owned(),
             Some(most) if self.queue.running_of_tenant(tenant) >= most => {
-                format!("{}, as many as its `running_tasks` allows", tasks_run(most, " of the tenant"))
+                as_many(most, " of the tenant", "its `running_tasks` allows")
             }
             _ => "the tenant's `requests_per_second` is used up".to_owned(),
         }

@@ -106,7 +106,8 @@ impl Scheduler {
             command.refuse(EngineError::Contradiction(id));
             return self.unknown_job(job);
         }
-        let wrong = |event| EngineError::WrongState(id, WrongState { state: job.state, event });
+        let refused = |event, of_tasks| EngineError::WrongState(id, WrongState { state: job.state, event, of_tasks });
+        let wrong = |event| refused(event, false);
         match command {
             JobCommand::AddTasks { chunk_id, digest, reply, .. } => {
                 let known = match chunk {
@@ -119,8 +120,8 @@ impl Scheduler {
             JobCommand::Control { what: Control::Pause, reply } => answer(reply, Err(wrong("paused"))),
             JobCommand::Control { what: Control::Resume, reply } => answer(reply, Err(wrong("resumed"))),
             JobCommand::Control { reply, .. } => answer(reply, Ok(Arc::new(job))),
-            JobCommand::CancelTasks { reply, .. } => answer(reply, Err(wrong("changed by CancelTasks"))),
-            JobCommand::RetryNow { reply, .. } => answer(reply, Err(wrong("changed by RetryNow"))),
+            JobCommand::CancelTasks { reply, .. } => answer(reply, Err(refused("cancelled", true))),
+            JobCommand::RetryNow { reply, .. } => answer(reply, Err(refused("tried earlier", true))),
             JobCommand::Update { patch, reply } => return self.update_ended(job, &patch, &by, reply),
             JobCommand::Delete { reply, .. } => {
                 let nth = self.delete(id, Some(job.tenant.no), Some(reply));

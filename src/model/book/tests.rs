@@ -1,7 +1,9 @@
 //! Who may change what, as a table.
 
+use std::time::Duration;
+
 use super::*;
-use crate::model::access::LIFETIME_MAX_DEFAULT;
+use crate::model::access::{LIFETIME_MAX_DEFAULT, NewToken, name_objection};
 use crate::model::tenant::{NoScope, Scope, TenantPatch};
 use crate::model::token::TokenHash;
 

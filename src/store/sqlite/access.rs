@@ -1,9 +1,8 @@
 //! Principals and tokens. All of them are in memory, so they are read once, at the start.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use sqlx::{Connection as _, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use crate::model::access::{AccessRow, Principal, Token};
 use crate::model::book::Book;
@@ -13,9 +12,7 @@ use crate::store::StoreError;
 use crate::store::sqlite::credentials;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::lines;
-use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::reader::{Ask, Reader};
-use crate::store::sqlite::schema;
 use crate::store::sqlite::text::Text;
 use crate::vault::Vault;
 
@@ -46,40 +43,6 @@ pub(super) async fn write(conn: &mut SqliteConnection, vault: &Vault, changes: &
         statement.execute(&mut *conn).await?;
     }
     Ok(())
-}
-
-/// Reads who may call in the data directory `dir`, beside a running server or without one, and changes nothing. There is
-/// nobody where there is no database, or one of a version that knew nobody.
-pub async fn access_beside(dir: &Path) -> Result<Book, OpenError> {
-    let path = dir.join("haul.db");
-    if !path.exists() {
-        return Ok(Book::default());
-    }
-    let failed = |error| OpenError::Sqlite { path: path.clone(), error };
-    schema::database(&path).await?;
-    let mut conn = schema::open_read_only(&path).await.map_err(failed)?;
-    let known = "SELECT count(*) FROM sqlite_schema WHERE name IN ('principals', 'tokens', 'settings')";
-    let known: i64 = sqlx::query_scalar(known).fetch_one(&mut conn).await.map_err(failed)?;
-    let mut all = Vec::new();
-    if known == 3 {
-        let principals: Vec<Text> =
-            sqlx::query_scalar("SELECT row FROM principals").fetch_all(&mut conn).await.map_err(failed)?;
-        let tokens: Vec<Text> =
-            sqlx::query_scalar("SELECT row FROM tokens").fetch_all(&mut conn).await.map_err(failed)?;
-        let auth: Option<Text> = sqlx::query_scalar("SELECT value FROM settings WHERE key = 'auth'")
-            .fetch_optional(&mut conn)
-            .await
-            .map_err(failed)?;
-        // Only whether somebody can sign in is asked: a row that does not parse is that of nobody.
-        let parsed = principals.iter().filter_map(|row| lines::parse::<Principal>(row, "principal").ok());
-        all.extend(parsed.map(|principal| AccessRow::Principal(Arc::new(principal))));
-        let parsed = tokens.iter().filter_map(|row| lines::parse::<Token>(row, "token").ok());
-        all.extend(parsed.map(|token| AccessRow::Token(Arc::new(token))));
-        all.extend(auth.map(|_| AccessRow::Required));
-    }
-    // It read only; there is nothing to lose.
-    let _ = conn.close().await;
-    Ok(Book::of(all))
 }
 
 /// Reads who may call. A row that does not parse is an error: to leave out a revocation would let somebody in.

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use sqlx::{Connection as _, SqliteConnection};
 
+use crate::store::sqlite::beside::{has_log, remove_log};
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::contents::{CONTENTS, ContentRow, content_path, is_kept};
 use crate::store::sqlite::legible::illegible;
-use crate::store::sqlite::lock::DirLock;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::text::Text;
@@ -83,9 +83,6 @@ const RULES: &[(&str, &str)] = &[
      "SELECT 'body ' || id FROM bodies WHERE id NOT IN (SELECT body FROM pages WHERE body IS NOT NULL)"),
 ];
 
-/// What `SQLite` has beside a database that is open.
-const LOG_FILES: [&str; 2] = ["haul.db-wal", "haul.db-shm"];
-
 /// Returns what is wrong with the data directory `dir`, in sentences.
 pub async fn audit(dir: &Path) -> Result<Vec<String>, OpenError> {
     let database = dir.join("haul.db");
@@ -93,7 +90,7 @@ pub async fn audit(dir: &Path) -> Result<Vec<String>, OpenError> {
     if !database.exists() {
         return Err(OpenError::Missing { path: database });
     }
-    let had_log = LOG_FILES.iter().any(|name| dir.join(name).exists());
+    let had_log = has_log(dir);
     schema::database(&database).await?;
     let mut conn = schema::open_read_only(&database).await.map_err(failed)?;
     sqlx::query("BEGIN").execute(&mut conn).await.map_err(failed)?;
@@ -105,17 +102,6 @@ pub async fn audit(dir: &Path) -> Result<Vec<String>, OpenError> {
         remove_log(dir);
     }
     Ok(found)
-}
-
-/// Removes the empty log that a read makes where there is none, unless a server has started to use it meanwhile.
-fn remove_log(dir: &Path) {
-    let Ok(_lock) = DirLock::take(dir) else { return };
-    if std::fs::metadata(dir.join(LOG_FILES[0])).is_ok_and(|log| log.len() == 0) {
-        for name in LOG_FILES {
-            // An empty log that stays does no harm.
-            let _ = std::fs::remove_file(dir.join(name));
-        }
-    }
 }
 
 async fn questions(conn: &mut SqliteConnection, dir: &Path) -> Result<Vec<String>, sqlx::Error> {

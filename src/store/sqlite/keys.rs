@@ -93,33 +93,29 @@ pub(super) struct Keyring {
 
 /// A row of `data_keys`: number, purpose, wrapped key.
 type KeyRow = (KeyNumber, i64, Vec<u8>);
+/// All of these.
+const ROWS: &str = "SELECT id, purpose, wrapped FROM data_keys ORDER BY id";
 
 impl Keyring {
     /// Reads the keys of the data directory `dir`, or makes them if it has none.
     pub(super) async fn load(conn: &mut SqliteConnection, dir: &Path, roots: &RootKeys) -> Result<Keyring, OpenError> {
         let failed = |error| OpenError::Sqlite { path: dir.join("haul.db"), error };
-        let sql = "SELECT id, purpose, wrapped FROM data_keys ORDER BY id";
-        let mut rows: Vec<KeyRow> = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
+        let mut rows: Vec<KeyRow> = sqlx::query_as(ROWS).fetch_all(&mut *conn).await.map_err(failed)?;
         let source = roots.source(dir);
         let (roots, forgets) = roots.split();
         let root = match roots {
             RootKeys::Unkept => Key::random(),
             RootKeys::Beside if rows.is_empty() || (forgets && !dir.join(KEY_FILE).exists()) => make(dir)?,
-            _ => read(&source).map_err(|why| OpenError::Key { place: source.to_string(), why })?,
+            _ => read(&source)?,
         };
         if rows.is_empty() {
             first(conn, &root).await.map_err(failed)?;
-            rows = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
+            rows = sqlx::query_as(ROWS).fetch_all(&mut *conn).await.map_err(failed)?;
         }
-        let previous = match roots {
-            RootKeys::Kept { previous: Some(previous), .. } => {
-                Some(read(previous).map_err(|why| OpenError::Key { place: previous.to_string(), why })?)
-            }
-            _ => None,
-        };
+        let previous = previous(roots)?;
         let wrong = || OpenError::WrongKey { path: dir.join("haul.db"), place: source.to_string() };
         if forgets && give_up(conn, &root, previous.as_ref(), &rows).await.map_err(failed)? {
-            rows = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
+            rows = sqlx::query_as(ROWS).fetch_all(&mut *conn).await.map_err(failed)?;
         }
         let (mut seals, mut digests, mut to_wrap) = (Vec::new(), None, Vec::new());
         for (number, purpose, wrapped) in rows {
@@ -143,10 +139,9 @@ impl Keyring {
     /// Reads the keys of the data directory `dir`, and changes nothing.
     pub(super) async fn look(conn: &mut SqliteConnection, dir: &Path, roots: &RootKeys) -> Result<Vault, OpenError> {
         let failed = |error| OpenError::Sqlite { path: dir.join("haul.db"), error };
-        let sql = "SELECT id, purpose, wrapped FROM data_keys ORDER BY id";
-        let rows: Vec<KeyRow> = sqlx::query_as(sql).fetch_all(&mut *conn).await.map_err(failed)?;
+        let rows: Vec<KeyRow> = sqlx::query_as(ROWS).fetch_all(&mut *conn).await.map_err(failed)?;
         let source = roots.source(dir);
-        let root = read(&source).map_err(|why| OpenError::Key { place: source.to_string(), why })?;
+        let root = read(&source)?;
         let wrong = || OpenError::WrongKey { path: dir.join("haul.db"), place: source.to_string() };
         let (mut seals, mut digests) = (Vec::new(), None);
         for (number, purpose, wrapped) in rows {
@@ -154,6 +149,32 @@ impl Keyring {
             if purpose == SEALS { seals.push((number, key)) } else { digests = Some(key) }
         }
         digests.and_then(|digests| Vault::new(seals, &digests)).ok_or_else(wrong)
+    }
+
+    /// Fails where [`Keyring::load`] would, and changes nothing. `conn`: the database, if there is one with keys.
+    pub(super) async fn check(
+        conn: Option<&mut SqliteConnection>,
+        dir: &Path,
+        roots: &RootKeys,
+    ) -> Result<(), OpenError> {
+        let failed = |error| OpenError::Sqlite { path: dir.join("haul.db"), error };
+        let rows: Vec<KeyRow> = match conn {
+            Some(conn) => sqlx::query_as(ROWS).fetch_all(conn).await.map_err(failed)?,
+            None => Vec::new(),
+        };
+        let source = roots.source(dir);
+        let (roots, forgets) = roots.split();
+        let root = match roots {
+            RootKeys::Unkept => return Ok(()),
+            // A start makes it.
+            RootKeys::Beside if (rows.is_empty() || forgets) && !dir.join(KEY_FILE).exists() => return Ok(()),
+            _ => read(&source)?,
+        };
+        let previous = previous(roots)?;
+        if forgets || rows.iter().all(|row| opens(&root, previous.as_ref(), row)) {
+            return Ok(());
+        }
+        Err(OpenError::WrongKey { path: dir.join("haul.db"), place: source.to_string() })
     }
 
     /// Stores a new data key, which seals once this transaction is durable and [`Vault::turn_to`] was called. Everything that
@@ -181,11 +202,7 @@ async fn give_up(
     previous: Option<&Key>,
     rows: &[KeyRow],
 ) -> Result<bool, sqlx::Error> {
-    let opens = |(number, purpose, wrapped): &&KeyRow| {
-        let name = name(*number, *purpose);
-        [Some(root), previous].into_iter().flatten().any(|root| root.unwrap_key(&name, wrapped).is_some())
-    };
-    let known: Vec<&KeyRow> = rows.iter().filter(opens).collect();
+    let known: Vec<&KeyRow> = rows.iter().filter(|row| opens(root, previous, row)).collect();
     if known.len() == rows.len() {
         return Ok(false);
     }
@@ -213,6 +230,12 @@ async fn give_up(
     let (jobs, tasks, listings) = (told.jobs, told.tasks, told.listings);
     tracing::warn!(jobs, tasks, listings, "secrets whose key is lost were given up (`--forget-sealed`)");
     Ok(true)
+}
+
+/// Returns whether one of the root keys unwraps a data key.
+fn opens(root: &Key, previous: Option<&Key>, (number, purpose, wrapped): &KeyRow) -> bool {
+    let name = name(*number, *purpose);
+    [Some(root), previous].into_iter().flatten().any(|root| root.unwrap_key(&name, wrapped).is_some())
 }
 
 fn name(number: KeyNumber, purpose: i64) -> String {
@@ -259,22 +282,35 @@ async fn wrap_anew(conn: &mut SqliteConnection, keys: &[(KeyNumber, Vec<u8>)]) -
     Ok(())
 }
 
+/// Reads the root key that was used before, if one is named.
+fn previous(roots: &RootKeys) -> Result<Option<Key>, OpenError> {
+    match roots {
+        RootKeys::Kept { previous: Some(previous), .. } => read(previous).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// Reads a root key.
-fn read(source: &KeySource) -> Result<Key, String> {
-    let text = match source {
+fn read(source: &KeySource) -> Result<Key, OpenError> {
+    text_of(source)
+        .and_then(|text| Key::read(&text).map_err(|error| format!("it {error}")))
+        .map_err(|why| OpenError::Key { place: source.to_string(), why })
+}
+
+/// Reads the text of a root key.
+fn text_of(source: &KeySource) -> Result<Zeroizing<String>, String> {
+    match source {
         KeySource::File(path) => {
             let mut text = Zeroizing::new(String::with_capacity(KEY_FILE_BYTES_MAX as usize));
             let file = File::open(path).map_err(|error| error.to_string())?;
             file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
-            text
+            Ok(text)
         }
         KeySource::Env(name) => {
-            Zeroizing::new(std::env::var(name).map_err(|_| "it is not set, or is not valid UTF-8".to_owned())?)
+            std::env::var(name).map(Zeroizing::new).map_err(|_| "it is not set, or is not valid UTF-8".to_owned())
         }
-    };
-    Key::read(&text).map_err(|error| format!("it {error}"))
+    }
 }
-
 /// Keeps others from a root key: that of the data directory is for its user alone, as all that is there. Where the operator
 /// keeps it, it may be for a group too, and is only spoken of.
 fn keep_others_from(source: &KeySource, is_own: bool) {
@@ -304,10 +340,7 @@ fn make(dir: &Path) -> Result<Key, OpenError> {
             File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
             Ok(key)
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let source = KeySource::File(path);
-            read(&source).map_err(|why| OpenError::Key { place: source.to_string(), why })
-        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read(&KeySource::File(path)),
         Err(error) => Err(unwritable(error)),
     }
 }

@@ -9,6 +9,7 @@ mod ahead;
 mod apply;
 mod audit;
 mod backup;
+mod beside;
 mod columns;
 mod conditions;
 mod contents;
@@ -57,9 +58,9 @@ mod values;
 mod verify;
 mod writer;
 
-pub use crate::store::sqlite::access::access_beside;
 pub use crate::store::sqlite::audit::audit;
 pub use crate::store::sqlite::backup::{BackedUp, BackupError, backup};
+pub use crate::store::sqlite::beside::{is_free, look_beside};
 pub use crate::store::sqlite::keys::{KeySource, RootKeys};
 pub use crate::store::sqlite::open::Durability;
 pub use crate::store::sqlite::open_error::OpenError;

@@ -1,0 +1,107 @@
+//! What a start of these settings would come to, without a start: all that can be read beside a running server or without one.
+//!
+//! Nothing is made or changed. What only a bind can tell is left out: whether an address or a port is free.
+
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
+use crate::clock::Clock;
+use crate::config::network::Place;
+use crate::listen::socket::Socket;
+use crate::listen::tls::Tls;
+use crate::model::book::Book;
+use crate::server::admission::check_addresses;
+use crate::server::error::ServeError;
+use crate::server::settings::ServerSettings;
+use crate::store::sqlite::{OpenError, look_beside};
+use crate::telemetry::traces;
+
+/// Checks settings as a start does: the certificates, where traces go, the directories, the database with its keys, the paths of
+/// sockets, and that somebody can sign in where other machines reach the server. Returns who could sign in: nobody, where nobody
+/// was ever made.
+pub async fn check(settings: &ServerSettings) -> Result<Book, ServeError> {
+    if let Some(tls) = settings.tls.clone() {
+        Tls::load(tls)?;
+    }
+    traces::check()?;
+    let engine = &settings.engine;
+    let unwritable = |error| Box::new(OpenError::Unwritable { path: engine.data_dir.clone(), error });
+    may_be_used(&engine.data_dir).map_err(unwritable)?;
+    let book = look_beside(&engine.data_dir, &engine.root_keys).await.map_err(Box::new)?;
+    may_be_used(&engine.download_dir).map_err(|error| {
+        let dir = engine.download_dir.display();
+        ServeError::Directory(format!("could not open the download directory `{dir}`: {error}"))
+    })?;
+    check_addresses(settings, &book, Clock::system().now())?;
+    for place in &settings.listen {
+        if let Place::Socket { path, .. } = place {
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Socket::may_be_at(path)
+                .and_then(|()| Ok(accessat(CWD, above, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?))
+                .map_err(|error| ServeError::Listen("listen", place.to_string(), error))?;
+        }
+    }
+    Ok(book)
+}
+
+/// Fails where a directory can neither be used nor made.
+fn may_be_used(dir: &Path) -> io::Result<()> {
+    match dir.symlink_metadata() {
+        Ok(_) if !std::fs::metadata(dir)?.is_dir() => Err(ErrorKind::NotADirectory.into()),
+        Ok(_) => Ok(accessat(CWD, dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?),
+        Err(error) if error.kind() == ErrorKind::NotFound => may_be_made(dir, error),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fails where a directory cannot be made, with those above it that are missing, too.
+fn may_be_made(dir: &Path, missing: io::Error) -> io::Result<()> {
+    let Some(above) = dir.parent() else { return Err(missing) };
+    match above.symlink_metadata() {
+        Ok(_) if !std::fs::metadata(above)?.is_dir() => Err(ErrorKind::NotADirectory.into()),
+        Ok(_) => {
+            accessat(CWD, above, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+            holds_files(above)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => may_be_made(above, error),
+        Err(error) => Err(error),
+    }
+}
+
+/// Fails for a directory of the kernel, in which nobody makes another.
+fn holds_files(dir: &Path) -> io::Result<()> {
+    const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572;
+    let kind = rustix::fs::statfs(dir)?.f_type;
+    if kind == rustix::fs::PROC_SUPER_MAGIC || kind == SYSFS_MAGIC {
+        return Err(io::Error::new(
+            ErrorKind::Unsupported,
+            "its file system is the kernel's and holds no files of others",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_there_or_can_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
+        for good in ["", "a", "a/b/c"] {
+            may_be_used(&dir.path().join(good)).unwrap();
+        }
+        assert!(!dir.path().join("a").exists(), "nothing was made");
+        for bad in ["file", "file/below", "dangling", "dangling/below"] {
+            may_be_used(&dir.path().join(bad)).unwrap_err();
+        }
+        for bad in ["/proc/x", "/sys/x/y"] {
+            may_be_used(Path::new(bad)).unwrap_err();
+        }
+    }
+}
