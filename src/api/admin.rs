@@ -222,8 +222,9 @@ impl pb::admin_service_server::AdminService for Admin {
         let caller = Caller::of(&request);
         let row = AuditRow::done(&caller.actor, "AdminService/Drain", SERVER.to_owned(), "", self.engine.now());
         match self.engine.audit(vec![row]).await {
-            // A second call finds it under way, and a full disk must not keep the server running.
-            Ok(()) | Err(EngineError::Draining | EngineError::StoreFull(_)) => {}
+            // A second call finds it under way, and a full disk, or somebody who holds the store's lock, must not keep the server
+            // running.
+            Ok(()) | Err(EngineError::Draining | EngineError::StoreFull(_) | EngineError::StoreBusy(_)) => {}
             Err(error) => return Err(error.into()),
         }
         self.shutdown.asked.cancel();

@@ -218,8 +218,8 @@ async fn note(engine: &Engine, caller: &Caller, action: &Action) -> Result<(), S
     let row = AuditRow::done(&caller.actor, method, subject, caller.actor.scope.name(), engine.now());
     let row = AuditRow { changed: vec![action.name().to_owned()], ..row };
     match engine.audit(vec![row]).await {
-        // What makes room must be possible on a full disk.
-        Err(EngineError::StoreFull(_)) if matches!(action, Action::Delete { .. }) => Ok(()),
+        // What makes room must be possible on a full disk, and each deletion is judged by itself.
+        Err(EngineError::StoreFull(_) | EngineError::StoreBusy(_)) if matches!(action, Action::Delete { .. }) => Ok(()),
         noted => Ok(noted?),
     }
 }

@@ -22,6 +22,7 @@ use crate::model::task_filter::TaskChoice;
 use crate::model::tenant::{Parties, TenantNo};
 use crate::model::time::Timestamp;
 use crate::model::trace::TraceParent;
+use crate::store::StoreError;
 use crate::store::{Chunk, LaneNumber, NewPage};
 
 /// The reason why the engine did not do what was asked.
@@ -74,8 +75,8 @@ pub enum EngineError {
     /// Nothing can be stored at present.
     #[error("nothing can be stored: {0}; try again when that has been corrected")]
     StoreFull(String),
-    /// Somebody else has locked the store.
-    #[error("nothing can be stored at present: {0}; try again, and see who has locked the database if it stays so")]
+    /// The store cannot take anything at present, as where somebody else has locked it.
+    #[error("nothing can be stored at present: {0}; try again")]
     StoreBusy(String),
     /// Memory and store contradict each other about the job; nothing was changed.
     #[error(
@@ -499,6 +500,16 @@ impl Command {
 }
 
 /// Why what needs room, or ends work, cannot be done as the store is now.
+impl EngineError {
+    /// The error of a change that the store did not take, but may take later.
+    pub(crate) fn not_stored(error: &StoreError) -> EngineError {
+        match error {
+            StoreError::Retry(_) => EngineError::StoreBusy(error.to_string()),
+            _ => EngineError::StoreFull(error.to_string()),
+        }
+    }
+}
+
 fn not_now(store: Condition, needs_room: bool, ends_work: bool) -> Option<EngineError> {
     match store {
         Condition::Blocked(why) if needs_room => Some(EngineError::StoreFull(why)),

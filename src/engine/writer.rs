@@ -50,7 +50,8 @@ pub enum Condition {
     Short(String),
     /// Nothing can be committed for want of room, as this says. It is tried again until it works.
     Blocked(String),
-    /// Nothing can be committed, since somebody else has locked the store. It is tried again until it works.
+    /// Nothing can be committed for another reason that may pass, as where somebody else has locked the store. It is tried again until
+    /// it works.
     Busy(String),
 }
 

@@ -1,7 +1,7 @@
 //! The accept loop: the only one, for whatever is listened on and served.
 //!
 //! It only accepts: whatever a peer may delay happens in the task of its connection. An error ends neither the loop nor
-//! the server; where descriptors are used up, connections that say nothing are closed.
+//! the server; where descriptors are used up, connections that no open call keeps are closed.
 
 use std::fmt;
 use std::io;

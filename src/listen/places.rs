@@ -5,8 +5,9 @@
 //! connections that say nothing nor strangers who do not read what they are told keep out a client that has something to
 //! say.
 //!
-//! Nor does somebody who opens calls on as many connections as there are: nobody's calls keep more places than are free of such
-//! calls, and those of one tenant no more than three times as many. What somebody has beyond that goes before those who are idle.
+//! Nor does somebody who opens calls on as many connections as there are: a call keeps its connection only while no more of the
+//! caller's connections are kept than are free of such calls, and of the tenant's no more than three times as many. What somebody
+//! has beyond that goes before those who are idle; it is looked at again when a place is needed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -34,7 +35,7 @@ struct State {
     turns: u64,
     connections: HashMap<u64, Connection>,
     by_network: HashMap<IpAddr, usize>,
-    /// How many connections are kept by open calls: of each who calls, and of each tenant.
+    /// How many connections open calls keep: of each who calls, and of each tenant.
     by_holder: HashMap<Holder, usize>,
     by_tenant: HashMap<u32, usize>,
     /// Connections that no open call keeps, in the order in which they lose their places.
@@ -65,11 +66,11 @@ pub struct Party {
 
 #[derive(Debug)]
 struct Connection {
-    /// Open calls that keep it.
+    /// Open calls of known callers.
     calls: u32,
     /// Who made the first of them.
-    keeper: Option<Party>,
-    /// Its key among the quiet ones while there is none.
+    caller: Option<Party>,
+    /// Its key among the quiet ones; `None`: its calls keep it.
     quiet: Option<Quiet>,
     network: Option<IpAddr>,
     displaced: CancellationToken,
@@ -86,7 +87,7 @@ impl Places {
         let network = network(address);
         let mut state = self.lock();
         let taken = network.and_then(|network| state.by_network.get(&network)).copied().unwrap_or(0);
-        if taken >= self.per_network_max || (state.connections.len() >= self.max && !state.displace()) {
+        if taken >= self.per_network_max || (state.connections.len() >= self.max && !state.displace(self.max)) {
             return None;
         }
         if let Some(network) = network {
@@ -94,15 +95,15 @@ impl Places {
         }
         let number = state.turn();
         let displaced = CancellationToken::new();
-        let connection = Connection { calls: 0, keeper: None, quiet: None, network, displaced: displaced.clone() };
+        let connection = Connection { calls: 0, caller: None, quiet: None, network, displaced: displaced.clone() };
         state.connections.insert(number, connection);
         state.mark_quiet(number, Why::Unknown);
         Some(Place { places: self.clone(), number, displaced, has_called: AtomicBool::new(false) })
     }
 
-    /// Ends a connection without an open call, so that its descriptor can be used. Returns whether there was one.
+    /// Ends a connection that no open call keeps, so that its descriptor can be used. Returns whether there was one.
     pub(super) fn displace(&self) -> bool {
-        self.lock().displace()
+        self.lock().displace(self.max)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,12 +117,18 @@ impl State {
         self.turns
     }
 
-    fn displace(&mut self) -> bool {
-        let Some((_, number)) = self.quiet.pop_first() else { return false };
-        if let Some(connection) = self.remove(number) {
-            connection.displaced.cancel();
+    fn displace(&mut self, max: usize) -> bool {
+        while let Some((&(why, _), &number)) = self.quiet.first_key_value() {
+            // Others have gone since its calls began.
+            if why == Why::Beyond && self.keep(number, max) {
+                continue;
+            }
+            if let Some(connection) = self.remove(number) {
+                connection.displaced.cancel();
+            }
+            return true;
         }
-        true
+        false
     }
 
     fn mark_quiet(&mut self, number: u64, why: Why) {
@@ -134,17 +141,25 @@ impl State {
         }
     }
 
-    /// Notes that a call of somebody is open on a connection. Returns whether it keeps the connection.
-    fn keep(&mut self, number: u64, party: Party, max: usize) -> bool {
-        let Some(connection) = self.connections.get(&number) else { return false };
-        if connection.calls == 0 && !self.may_keep(party, max) {
-            self.mark_quiet(number, Why::Beyond);
-            return false;
-        }
-        let Some(connection) = self.connections.get_mut(&number) else { return false };
+    /// Notes that a call of somebody is open on a connection.
+    fn begin(&mut self, number: u64, party: Party, max: usize) {
+        let Some(connection) = self.connections.get_mut(&number) else { return };
         connection.calls += 1;
-        if let Some(key) = connection.quiet.take() {
-            connection.keeper = Some(party);
+        if connection.calls == 1 {
+            connection.caller = Some(party);
+            if !self.keep(number, max) {
+                self.mark_quiet(number, Why::Beyond);
+            }
+        }
+    }
+
+    /// Lets its open calls keep a connection, if whoever made them may have it kept.
+    fn keep(&mut self, number: u64, max: usize) -> bool {
+        let caller = self.connections.get(&number).and_then(|connection| connection.caller);
+        let Some(party) = caller.filter(|party| self.may_keep(*party, max)) else { return false };
+        if let Some(connection) = self.connections.get_mut(&number)
+            && let Some(key) = connection.quiet.take()
+        {
             self.quiet.remove(&key);
             *self.by_holder.entry(party.holder).or_default() += 1;
             if let Some(tenant) = party.tenant {
@@ -154,22 +169,25 @@ impl State {
         true
     }
 
-    /// Returns whether calls of somebody may keep one connection more.
+    /// Returns whether calls of somebody may keep one connection more. One each may have.
     fn may_keep(&self, Party { holder, tenant }: Party, max: usize) -> bool {
         let kept = self.connections.len() - self.quiet.len();
         let free = max.saturating_sub(kept + 1);
         let of_tenant = tenant.and_then(|tenant| self.by_tenant.get(&tenant)).copied().unwrap_or(0);
         let own = self.by_holder.get(&holder).copied().unwrap_or(0);
-        may_hold(holder, own as u64 + 1, free as u64) && of_tenant < free.saturating_mul(TENANT_PARTS).max(1)
+        (own == 0 || may_hold(holder, own as u64 + 1, free as u64))
+            && (of_tenant == 0 || of_tenant < free.saturating_mul(TENANT_PARTS))
     }
 
-    /// Notes that a call which kept a connection has ended.
-    fn release(&mut self, number: u64) {
+    /// Notes that a call of somebody who is known has ended.
+    fn end(&mut self, number: u64) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         connection.calls -= 1;
         if connection.calls == 0 {
-            let keeper = connection.keeper.take();
-            self.forget(keeper);
+            let caller = connection.caller.take();
+            if connection.quiet.is_none() {
+                self.forget(caller);
+            }
             self.mark_quiet(number, Why::Idle);
         }
     }
@@ -190,7 +208,9 @@ impl State {
         if let Some(network) = connection.network {
             count_down(&mut self.by_network, &network);
         }
-        self.forget(connection.keeper);
+        if connection.quiet.is_none() {
+            self.forget(connection.caller);
+        }
         Some(connection)
     }
 }
@@ -237,7 +257,7 @@ impl Place {
     /// Notes that a call begins, which lasts until what this returns is dropped.
     pub(super) fn call(self: &Arc<Self>) -> OpenCall {
         self.has_called.store(true, Ordering::Relaxed);
-        OpenCall { place: self.clone(), caller: OnceLock::new() }
+        OpenCall { place: self.clone(), holder: OnceLock::new() }
     }
 }
 
@@ -251,22 +271,24 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct OpenCall {
     place: Arc<Place>,
-    /// Who makes it, once that is known, and whether it keeps the connection.
-    caller: OnceLock<(Holder, bool)>,
+    /// In whose name it holds what is bounded, once that is known.
+    holder: OnceLock<Holder>,
 }
 
 impl OpenCall {
     /// Notes who calls: the connection keeps its place for as long as the call is open, unless the caller has too many.
     fn identify(&self, party: Party) {
         let places = &self.place.places;
-        self.caller.get_or_init(|| (party.holder, places.lock().keep(self.place.number, party, places.max)));
+        if self.holder.set(party.holder).is_ok() {
+            places.lock().begin(self.place.number, party, places.max);
+        }
     }
 }
 
 impl Drop for OpenCall {
     fn drop(&mut self) {
-        if let Some((_, true)) = self.caller.get() {
-            self.place.places.lock().release(self.place.number);
+        if self.holder.get().is_some() {
+            self.place.places.lock().end(self.place.number);
         }
     }
 }
@@ -286,7 +308,7 @@ impl KnownCaller {
 
     /// Returns in whose name a request holds memory: a stranger's, until it is said who calls.
     pub fn holder(&self) -> Holder {
-        self.0.upgrade().and_then(|call| call.caller.get().map(|it| it.0)).unwrap_or(Holder::Stranger)
+        self.0.upgrade().and_then(|call| call.holder.get().copied()).unwrap_or(Holder::Stranger)
     }
 
     /// Returns the same of a request with these extensions.
@@ -390,7 +412,11 @@ mod tests {
                 })
                 .collect();
             assert!(others.iter().all(|(place, _)| !is_displaced(place)) && !is_displaced(&idle), "{callers}");
-            drop((greedy, others, idle));
+            let late = take().unwrap();
+            let call = called(&late, Party { holder: Holder::Known(5000), tenant: Some(3) });
+            drop((greedy, others));
+            assert!(places.displace() && !is_displaced(&late), "who is idle goes first");
+            drop((idle, late, call));
             let state = places.lock();
             assert!(state.connections.is_empty() && state.quiet.is_empty());
             assert!(state.by_holder.is_empty() && state.by_tenant.is_empty());

@@ -32,8 +32,8 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Lists, String> {
     for list in &lists {
         let list = BorrowedCertRevocationList::from_der(list).map_err(|error| unreadable(is_der, error))?;
         let list = CertRevocationList::from(list);
-        // One authority may publish several, each for a part of its certificates, which it says in each.
-        if !known.insert((list.issuer().to_vec(), list.issuing_distribution_point().map(<[u8]>::to_vec))) {
+        // Also where each is for a part of its certificates: one that does not say of which it is, is looked for in the first alone.
+        if !known.insert(list.issuer().to_vec()) {
             let why = "it has two lists of one authority, of which only the first would count; leave the newest one alone in it";
             return Err(why.to_owned());
         }

@@ -235,12 +235,12 @@ impl Tls {
 impl Tls {
     /// Says that a list of revoked certificates is out of date, once a day. It counts as before: nobody should be kept out
     /// because whoever publishes the list, or fetches it, is late.
-    fn warn_of_old_list(&self, told: &mut Option<Timestamp>) {
+    fn warn_of_old_list(&self, told: &mut Option<(Timestamp, Timestamp)>) {
         let Some(end) = self.current().lists_end.filter(|end| *end <= now()) else { return };
-        if told.is_some_and(|told| now() < told.plus(STALE_INTERVAL)) {
+        if told.is_some_and(|(of, at)| of == end && now() < at.plus(STALE_INTERVAL)) {
             return;
         }
-        *told = Some(now());
+        *told = Some((end, now()));
         let end = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + end.since(Timestamp(0)));
         let path = self.settings.client_crl.as_deref().unwrap_or(Path::new(""));
         tracing::warn!(

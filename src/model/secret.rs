@@ -115,7 +115,8 @@ fn joined(name: &str) -> String {
     name.chars().filter(|letter| !matches!(letter, '_' | '-')).map(|letter| letter.to_ascii_lowercase()).collect()
 }
 
-fn is_secret_name(name: &str) -> bool {
+/// Returns whether the value of a parameter of this name is secret.
+pub(crate) fn is_secret_name(name: &str) -> bool {
     let name = joined(name);
     SECRET_PARAMETERS.contains(&name.as_str())
         || SECRET_ENDS.iter().any(|end| name.ends_with(end))

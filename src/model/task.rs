@@ -10,6 +10,8 @@ use crate::model::time::Timestamp;
 
 /// Attempts in a row that a crash of the server may cut before the task is held to be the cause.
 pub const CRASHES_MAX: u32 = 3;
+/// Crashes that cut attempts of one task, in a row or not, after which it is not run again either.
+const ALL_CRASHES_MAX: u32 = 10;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -63,8 +65,8 @@ pub struct Task {
     pub attempts: u32,
     /// The latest attempt's, whether it counted or not.
     pub fence: Fence,
-    /// Attempts in a row that a crash cut.
-    pub crashes: u32,
+    /// Attempts that a crash cut.
+    pub crashes: Crashes,
     /// While backing off: when the next attempt is due.
     pub due: Option<Timestamp>,
     /// Of its first attempt.
@@ -81,12 +83,53 @@ impl Default for Task {
             state: TaskState::Pending,
             attempts: 0,
             fence: 0,
-            crashes: 0,
+            crashes: Crashes::default(),
             due: None,
             start_time: None,
             end_time: None,
             error: None,
         }
+    }
+}
+
+/// How many attempts of a task were cut by crashes since one of them came to an end of its own, or made progress that is stored. One
+/// number, as the store has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Crashes(u32);
+
+impl Crashes {
+    /// What of the number is for those in a row; the rest is for all.
+    const IN_A_ROW: u32 = 16;
+
+    /// Returns whether there was none.
+    pub fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Returns what is left where the next crash begins a new row.
+    #[must_use]
+    pub fn in_a_new_row(self) -> Crashes {
+        Crashes(self.0 - self.0 % Self::IN_A_ROW)
+    }
+
+    fn and_one_more(self) -> Crashes {
+        Crashes(self.0.saturating_add(Self::IN_A_ROW + 1))
+    }
+
+    /// Returns what is too much of them, if anything is.
+    fn too_many(self) -> Option<String> {
+        match (self.0 % Self::IN_A_ROW, self.0 / Self::IN_A_ROW) {
+            (CRASHES_MAX.., _) => Some(format!("{CRASHES_MAX} times in a row")),
+            (_, ALL_CRASHES_MAX..) => Some(format!("{ALL_CRASHES_MAX} times")),
+            _ => None,
+        }
+    }
+}
+
+impl From<Crashes> for i64 {
+    fn from(crashes: Crashes) -> i64 {
+        crashes.0.into()
     }
 }
 
@@ -159,7 +202,7 @@ impl Task {
             (S::Running, TaskEvent::Succeeded(fence)) if fence == self.fence => next.end(S::Succeeded, None, now),
             (S::Running, TaskEvent::BackedOff(fence, error, due)) if fence == self.fence => {
                 next.state = S::BackingOff;
-                next.crashes = 0;
+                next.crashes = Crashes::default();
                 next.due = Some(due);
                 next.error = Some(error);
             }
@@ -169,12 +212,12 @@ impl Task {
             (S::Running, TaskEvent::GivenBack(fence)) if fence == self.fence => {
                 next.state = S::Pending;
                 next.attempts -= 1;
-                next.crashes = 0;
+                next.crashes = Crashes::default();
             }
             (S::Running, TaskEvent::Crashed) => {
-                next.crashes += 1;
-                if next.crashes >= CRASHES_MAX {
-                    next.end(S::Failed, Some(poisonous(self.attempts)), now);
+                next.crashes = self.crashes.and_one_more();
+                if let Some(why) = next.crashes.too_many() {
+                    next.end(S::Failed, Some(poisonous(&why, self.attempts)), now);
                 } else {
                     next.state = S::Pending;
                     next.attempts -= 1;
@@ -194,17 +237,16 @@ impl Task {
 
     fn end(&mut self, state: TaskState, error: Option<TaskError>, now: Timestamp) {
         self.state = state;
-        self.crashes = 0;
+        self.crashes = Crashes::default();
         self.due = None;
         self.end_time = Some(now);
         self.error = error;
     }
 }
 
-fn poisonous(attempt: u32) -> TaskError {
+fn poisonous(why: &str, attempt: u32) -> TaskError {
     let message = format!(
-        "the server died {CRASHES_MAX} times in a row while it ran this task, so it is not run again by itself; look at \
-         the server's log, then retry it"
+        "the server died {why} while it ran this task, so it is not run again by itself; look at the server's log, then retry it"
     );
     Failure::fatal(FailureReason::Internal, message).into_error(attempt)
 }
@@ -259,5 +301,18 @@ mod tests {
             assert_eq!(task.state == TaskState::Failed, crash == CRASHES_MAX);
         }
         assert_eq!(task.error.unwrap().reason, FailureReason::Internal);
+    }
+
+    /// As where other work always comes before it, or another task always brings the server down in between.
+    #[test]
+    fn so_many_crashes_end_it_that_are_never_in_a_row() {
+        let mut task = Task::default();
+        for crash in 1..=ALL_CRASHES_MAX {
+            task.crashes = task.crashes.in_a_new_row();
+            task = task.apply(TaskEvent::Started, Timestamp(1)).unwrap();
+            task = task.apply(TaskEvent::Crashed, Timestamp(2)).unwrap();
+            assert_eq!(task.state == TaskState::Failed, crash == ALL_CRASHES_MAX, "{crash}");
+        }
+        assert!(task.error.unwrap().message.contains("died 10 times while"));
     }
 }

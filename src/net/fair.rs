@@ -21,8 +21,10 @@ struct State {
     held: HashMap<TenantNo, usize>,
     /// How many are held by all.
     all: usize,
-    /// Those who wait, in the order in which they came. No tenant has an empty list.
-    waiting: HashMap<TenantNo, VecDeque<oneshot::Sender<Place>>>,
+    /// Those who wait, with their numbers, in the order in which they came. No tenant has an empty list.
+    waiting: HashMap<TenantNo, VecDeque<(u64, oneshot::Sender<Place>)>>,
+    /// The number of who came last.
+    number: u64,
 }
 
 /// A place that a tenant holds until this is dropped.
@@ -41,7 +43,7 @@ impl Places {
     /// Waits for a place. Dropping the future gives the turn up.
     pub(super) async fn take(self: &Arc<Self>, tenant: TenantNo) -> Place {
         let (sender, place) = oneshot::channel();
-        lock(&self.state).waiting.entry(tenant).or_default().push_back(sender);
+        lock(&self.state).line_up(tenant, sender);
         self.give_out();
         match place.await {
             Ok(place) => place,
@@ -62,13 +64,21 @@ impl Places {
 }
 
 impl State {
+    fn line_up(&mut self, tenant: TenantNo, sender: oneshot::Sender<Place>) {
+        self.number += 1;
+        self.waiting.entry(tenant).or_default().push_back((self.number, sender));
+    }
+
     fn next(&mut self, max: usize) -> Option<(TenantNo, oneshot::Sender<Place>)> {
         loop {
             let held = |tenant: &TenantNo| self.held.get(tenant).copied().unwrap_or(0);
             let free = max - self.all;
-            let may = |tenant: &&TenantNo| free > 0 && held(tenant) < free;
-            let tenant = *self.waiting.keys().filter(may).min_by_key(|tenant| (held(tenant), **tenant))?;
-            let sender = self.waiting.get_mut(&tenant).and_then(VecDeque::pop_front);
+            let first = |(tenant, line): (&TenantNo, &VecDeque<(u64, _)>)| {
+                let number = line.front().map(|(number, _)| *number);
+                (free > 0 && held(tenant) < free).then(|| (held(tenant), number, *tenant))
+            };
+            let (_, _, tenant) = self.waiting.iter().filter_map(first).min()?;
+            let sender = self.waiting.get_mut(&tenant).and_then(VecDeque::pop_front).map(|(_, sender)| sender);
             if self.waiting.get(&tenant).is_none_or(VecDeque::is_empty) {
                 self.waiting.remove(&tenant);
             }

@@ -10,6 +10,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -142,18 +143,18 @@ impl Resolver {
     }
 
     fn look_up(&self, key: (TenantNo, Box<str>), has_begun: Arc<AtomicBool>) -> LookUp {
-        let (ask, names, places) = (self.ask, Arc::clone(&self.names), Arc::clone(&self.places));
+        let (system, names, places) = (self.ask, Arc::clone(&self.names), Arc::clone(&self.places));
         let Some(threads) = self.threads.as_ref().map(|threads| threads.handle().clone()) else {
             return std::future::ready(Err(Arc::from("the system cannot start another thread"))).boxed().shared();
         };
         let look_up = async move {
             let place = places.take(key.0).await;
-            has_begun.store(true, Ordering::Relaxed);
             let (known, asked) = (Arc::clone(&names), key.clone());
-            let thread = threads.spawn_blocking(move || {
+            let ask = move || {
+                has_begun.store(true, Ordering::Relaxed);
                 // As long as the system takes, also where nobody waits for it any more.
                 let _place = place;
-                let answer = judge(ask(&asked.1));
+                let answer = judge(system(&asked.1));
                 let mut names = lock(&known);
                 // A name that failed is asked for again by whoever comes next.
                 if let Ok(addresses) = &answer {
@@ -161,10 +162,15 @@ impl Resolver {
                 }
                 drop(names.asked.remove(&asked));
                 answer
-            });
-            thread.await.unwrap_or_else(|_| {
+            };
+            // It panics where the system starts no thread.
+            let answer = match std::panic::catch_unwind(AssertUnwindSafe(|| threads.spawn_blocking(ask))) {
+                Ok(thread) => thread.await.map_err(|_| "the look-up was given up"),
+                Err(_) => Err("the system cannot start another thread"),
+            };
+            answer.unwrap_or_else(|why| {
                 drop(lock(&names).asked.remove(&key));
-                Err(Arc::from("the look-up was given up"))
+                Err(Arc::from(why))
             })
         };
         look_up.boxed().shared()

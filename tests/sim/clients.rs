@@ -219,6 +219,7 @@ fn expected(error: &EngineError) {
         error,
         E::Draining
             | E::StoreFull(_)
+            | E::StoreBusy(_)
             | E::Store(_)
             | E::WrongState(..)
             | E::Sealed(_)

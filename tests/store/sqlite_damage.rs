@@ -96,6 +96,7 @@ async fn full() -> Rig {
     };
     rig.commit(Batch {
         sweeps: vec![sweep],
+        jobs: vec![Arc::new(ended.clone())],
         events: vec![job_event(&Job { sequence: 9, ..ended.clone() }, EventKind::JobChanged)],
         ..Batch::default()
     })
@@ -111,8 +112,8 @@ async fn full() -> Rig {
          INSERT INTO tokens VALUES ('token', x'00', '{\"id\":\"token\"}'); \
          INSERT INTO credentials VALUES (1, 'credential', x'00'); \
          INSERT INTO settings VALUES ('limits', '{\"global\":{}}'); \
-         INSERT INTO old_states SELECT id, 0, state, attempts, fence, crashes, due, start_time, end_time, \
-         '{\"reason\":\"Connect\"}', '{\"fetch\":{}}' FROM task_states WHERE state = 5",
+         INSERT INTO old_states SELECT id, 0, state, attempts, fence, crashes, due, start_time, end_time, error, \
+         (SELECT max(outcome) FROM task_states) FROM task_states WHERE state = 5",
     )
     .execute(&mut conn)
     .await
@@ -184,7 +185,7 @@ async fn read_all(store: &dyn Store, what: &str) -> (usize, usize) {
         judge(what, store.chunk(id, "chunk").await, false);
         judge(what, store.page_heads(task_id(number, 0), 0, 100).await, is_of(&["pages"]));
         judge(what, store.page_content(task_id(number, 0), 1).await, is_of(&["pages"]));
-        judge(what, store.task_by_key(id, "the key").await, is_of(&["tasks", "task_states"]));
+        judge(what, store.task_by_key(id, "the key").await, is_of(&["tasks", "task_states", "shared_errors"]));
     }
     judge(what, store.host_pauses().await, false);
     judge(what, store.stored_bytes().await, false);
@@ -213,7 +214,9 @@ async fn damage_in_a_text_fails_no_read_of_others_and_is_found() {
             assert!(is_found || PLAIN.contains(&what.as_str()) && !how.contains("ff"), "{what} {how}: {found:?}");
             // What is written beside it is written.
             let retry = haul::store::Retry { job: job_id(1), which: Which::From(0), limit: 10 };
-            rig.try_commit(Batch { retries: vec![retry], ..Batch::default() }).await.unwrap();
+            rig.try_commit(Batch { retries: vec![retry], jobs: vec![Arc::new(job(1, 5))], ..Batch::default() })
+                .await
+                .unwrap();
             rig.job_of(7, 1).await;
         }
     }

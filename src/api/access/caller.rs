@@ -230,9 +230,10 @@ impl Caller {
         }
     }
 
-    /// As [`Caller::holder`], with the tenant that the call is for.
-    pub(crate) fn party(&self) -> Party {
-        Party { holder: self.holder(), tenant: self.actor.scope.no() }
+    /// As [`Caller::holder`], with the tenant that the call is for where there are several.
+    pub(crate) fn party(&self, book: &Book) -> Party {
+        let tenant = self.actor.scope.no().filter(|_| !book.has_one_tenant());
+        Party { holder: self.holder(), tenant }
     }
 
     pub(crate) fn may(&self, role: Role) -> bool {

@@ -207,7 +207,7 @@ impl Middleware for Access {
         request.headers_mut().remove(AUTHORIZATION);
         if let Some(caller) = &standing.caller {
             if let Some(call) = request.extensions().get::<KnownCaller>() {
-                call.identify(caller.party());
+                call.identify(caller.party(&self.engine.books().borrow()));
             }
             request.extensions_mut().insert(caller.clone());
         }

@@ -1,17 +1,19 @@
 //! Which attempts the end of the last process cut, so that a task that brings the server down is told from those that only ran
 //! beside it.
 //!
-//! What is held against a task is a number of crashes in a row. It is held no more where the server has ended without running
-//! the task since, or has done other work for a while before the task ran again.
+//! What is held against a task is a number of crashes in a row. A new row begins where the server has ended without running the
+//! task since, or has done other work for a while before the task ran again. That may be so each time, where other work goes before
+//! such a task or another one brings the server down first: so all crashes count as well ([`Crashes`]).
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::model::ids::TaskId;
+use crate::model::task::Crashes;
 use crate::model::time::Timestamp;
 
-/// How long other work goes well before crashes are forgotten. A task that was cut is the first of its job to run again, so one
-/// that brings the server down has run by then, unless something keeps it from running.
+/// How long other work goes well before a new row begins. A task that was cut is the first of its lane to run again, so one that
+/// brings the server down has mostly run by then.
 const CLEAN_RUN: Duration = Duration::from_secs(5);
 
 /// The tasks whose attempts the end of the last process cut, and which have not run since.
@@ -35,10 +37,10 @@ impl Cuts {
         self.has_succeeded = true;
     }
 
-    /// Returns how many crashes are held against a task that runs now, of those that the store has.
-    pub(super) fn held_against(&mut self, task: TaskId, crashes: u32, now: Timestamp) -> u32 {
+    /// Returns the crashes that are held against a task which runs now, of those that the store has.
+    pub(super) fn held_against(&mut self, task: TaskId, crashes: Crashes, now: Timestamp) -> Crashes {
         let is_clean = self.has_succeeded && self.found_time.is_some_and(|found| found.plus(CLEAN_RUN) <= now);
-        if self.tasks.remove(&task) && !is_clean { crashes } else { 0 }
+        if self.tasks.remove(&task) && !is_clean { crashes } else { crashes.in_a_new_row() }
     }
 }
 
@@ -47,11 +49,21 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::model::task::{Task, TaskEvent};
 
     const START: Timestamp = Timestamp(1_000_000);
 
     fn task(index: u32) -> TaskId {
         TaskId { job: crate::model::ids::JobId(Uuid::nil()), index }
+    }
+
+    /// After so many crashes in a row.
+    fn cut(times: u32) -> Crashes {
+        let mut task = Task::default();
+        for _ in 0..times {
+            task = task.apply(TaskEvent::Started, START).unwrap().apply(TaskEvent::Crashed, START).unwrap();
+        }
+        task.crashes
     }
 
     #[test]
@@ -60,16 +72,16 @@ mod tests {
         cuts.found(task(1), START);
         cuts.found(task(2), START);
         cuts.succeeded();
-        assert_eq!(cuts.held_against(task(1), 2, START), 2);
-        assert_eq!(cuts.held_against(task(1), 2, START), 0, "it ran since");
-        assert_eq!(cuts.held_against(task(3), 2, START), 0, "the last end of the server has not cut it");
-        assert_eq!(cuts.held_against(task(2), 1, START.plus(CLEAN_RUN)), 0, "others ran well");
+        assert_eq!(cuts.held_against(task(1), cut(2), START), cut(2));
+        assert_eq!(cuts.held_against(task(1), cut(2), START), cut(2).in_a_new_row(), "it ran since");
+        assert_eq!(cuts.held_against(task(3), cut(2), START), cut(2).in_a_new_row(), "the last end has not cut it");
+        assert_eq!(cuts.held_against(task(2), cut(1), START.plus(CLEAN_RUN)), cut(1).in_a_new_row(), "others ran well");
     }
 
     #[test]
-    fn time_alone_forgives_nothing() {
+    fn time_alone_begins_no_new_row() {
         let mut cuts = Cuts::default();
         cuts.found(task(1), START);
-        assert_eq!(cuts.held_against(task(1), 2, START.plus(CLEAN_RUN * 100)), 2);
+        assert_eq!(cuts.held_against(task(1), cut(2), START.plus(CLEAN_RUN * 100)), cut(2));
     }
 }

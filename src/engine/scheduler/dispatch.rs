@@ -120,7 +120,7 @@ impl Scheduler {
         let mut row = task.row.map(|row| *row).unwrap_or_default();
         let (before, held) = (row.task.state, row.held_of(&task.spec.work, run.job.parts_gone));
         let ready = figures::ready(&run.job, &row.task);
-        if row.task.crashes > 0 {
+        if !row.task.crashes.is_none() {
             row.task.crashes = self.cuts.held_against(id, row.task.crashes, now);
         }
         match row.task.apply(TaskEvent::Started, now) {

@@ -10,6 +10,7 @@ use crate::engine::outbox::Outbox;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::incoming_page::Incoming;
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::task::Crashes;
 
 impl Scheduler {
     /// Takes a page: into the batch, or where that has enough of them, into one that follows.
@@ -65,7 +66,7 @@ impl Scheduler {
         };
         running.cursor = page.next.as_deref().map(Arc::from);
         // It made progress, so a crash of the server from now on is the first one again.
-        running.row.task.crashes = 0;
+        running.row.task.crashes = Crashes::default();
         self.outbox.page(page);
         self.outbox.then(Effect::AckPage(id.job, reply));
     }

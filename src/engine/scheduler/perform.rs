@@ -206,11 +206,11 @@ impl Scheduler {
             Effect::Purged { job, .. } => self.add_piece(Piece::Purge(job)),
             Effect::Deleted { job, reply, .. } => {
                 if let Some(reply) = reply {
-                    answer(reply, Err(EngineError::StoreFull(error.to_string())));
+                    answer(reply, Err(EngineError::not_stored(error)));
                 }
                 self.next_visitor(job);
             }
-            other => other.fail(EngineError::StoreFull(error.to_string())),
+            other => other.fail(EngineError::not_stored(error)),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
 use crate::model::spec::Work;
-use crate::model::task::{TaskEvent, TaskState};
+use crate::model::task::{Crashes, TaskEvent, TaskState};
 use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
 use crate::store::{CutAttempt, StoreError, StoredTask, TaskMove};
@@ -58,7 +58,7 @@ impl Scheduler {
             for CutAttempt { id, attempt_start, mut task } in piece.attempts {
                 recovery.attempts += 1;
                 if self.has_progressed(id, &task, attempt_start) {
-                    task.row.task.crashes = 0;
+                    task.row.task.crashes = Crashes::default();
                 }
                 tracing::info!(task = %id, since_micros = attempt_start.0, "the end of the last process cut an attempt");
                 self.cuts.found(id, now);
@@ -178,7 +178,8 @@ impl Scheduler {
     fn has_progressed(&self, id: TaskId, task: &StoredTask, since: Timestamp) -> bool {
         let Work::Download(spec) = &task.spec.work else { return false };
         let job = self.jobs.get(id.job).map(|run| &run.job);
-        task.row.task.crashes > 0 && job.is_some_and(|job| self.runner.files.has_progressed(job, id.index, spec, since))
+        !task.row.task.crashes.is_none()
+            && job.is_some_and(|job| self.runner.files.has_progressed(job, id.index, spec, since))
     }
 
     /// Takes in an attempt that was cut, by `event`.

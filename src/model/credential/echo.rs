@@ -13,12 +13,13 @@ use percent_encoding::percent_decode;
 use crate::model::credential::Value;
 use crate::model::credential::reading::{ESCAPE_BYTES, Needle, Reading, escaped};
 use crate::model::failure::{Failure, FailureReason};
+use crate::model::secret::is_secret_name;
 
 /// The least bytes of a secret: a shorter one would be found everywhere.
 pub const SECRET_BYTES_MIN: usize = 8;
 
 /// What parts of the value of a header end at, and the least bytes of one that is looked for by itself: shorter ones are words.
-const PART_ENDS: [char; 7] = [' ', '=', ':', ';', ',', '"', '\''];
+const PART_ENDS: [char; 3] = [' ', ';', ','];
 const PART_BYTES_MIN: usize = 12;
 
 /// A piece of less than this part of the reach is read byte by byte, since what came before it would be searched again for it.
@@ -52,9 +53,10 @@ impl Echo {
                 vec![password.expose().to_owned(), STANDARD.encode(&pair), URL_SAFE.encode(&pair)]
             }
             Value::Header { value, .. } => {
-                // Of `Scheme token` the token alone is a secret too, and so is each longer part of `user:token` or `sid=token; a=b`.
+                // Of `Scheme token` the token alone is a secret too, and so is that of `user:token` or `Token token="token"`.
                 let last = value.expose().rsplit(' ').next().unwrap_or_default();
-                let parts = value.expose().split(PART_ENDS).filter(|part| part.len() >= PART_BYTES_MIN);
+                let parts = value.expose().split(PART_ENDS).filter_map(secret_part);
+                let parts = parts.filter(|part| part.len() >= PART_BYTES_MIN);
                 parts.chain([value.expose(), last]).map(str::to_owned).collect()
             }
             Value::Query { value, .. } => vec![value.expose().to_owned()],
@@ -97,6 +99,15 @@ impl Echo {
 
     fn steps(&self) -> &[Needle] {
         self.steps.get_or_init(|| self.needles.iter().map(|needle| Needle::new(needle.needle())).collect())
+    }
+}
+
+/// Returns what is secret in a part of the value of a header, apart from the part itself: the value of a name that says so, or
+/// what stands behind the name of a user.
+fn secret_part(part: &str) -> Option<&str> {
+    match part.split_once('=') {
+        Some((name, value)) => is_secret_name(name).then(|| value.trim_matches(['"', '\''])),
+        None => part.rsplit_once(':').map(|(_, secret)| secret).filter(|secret| !secret.starts_with("//")),
     }
 }
 
@@ -239,9 +250,18 @@ mod tests {
         }
         let header = Value::Header { name: "authorization".into(), value: Secret::new("ApiKey 0123456789") };
         assert!(Echo::of(&header).unwrap().is_in(b"key 0123456789 is wrong"));
-        let cookie = Value::Header { name: "x-cookie".into(), value: Secret::new("sid=0123456789ab; a=b") };
-        let cookie = Echo::of(&cookie).unwrap();
-        assert!(cookie.is_in(b"no session 0123456789ab") && !cookie.is_in(b"a=b"));
+        for text in [
+            "Token token=\"0123456789ab\"",
+            "someone@example.com:0123456789ab",
+            "MediaBrowser Token='0123456789ab', V=1",
+        ] {
+            let parts = Echo::of(&Value::Header { name: "x-auth".into(), value: Secret::new(text) }).unwrap();
+            assert!(parts.is_in(b"no such token: 0123456789ab"), "{text}");
+            assert!(!parts.is_in(b"MediaBrowser says hello to someone@example.com"), "{text}");
+        }
+        let realm = "OAuth realm=\"https://api.example.com/\", oauth_token=0123456789ab, a=b";
+        let realm = Echo::of(&Value::Header { name: "authorization".into(), value: Secret::new(realm) }).unwrap();
+        assert!(!realm.is_in(b"https://api.example.com/next") && realm.is_in(b"0123456789ab"));
         let query = Value::Query { name: "key".into(), value: Secret::new("a b&c=d/e") };
         for text in ["a+b%26c%3Dd%2Fe", "a%20b%26c%3Dd/e", "a+b&c=d/e"] {
             assert!(Echo::of(&query).unwrap().is_in(text.as_bytes()), "{text}");

@@ -11,18 +11,22 @@ use std::path::{Path, PathBuf};
 /// What tells a file from another one.
 type Mark = (u64, u64);
 
-/// The database and its log, as they were when they were seen first.
+/// The database with its log and the index of that, as they were when they were seen first.
 #[derive(Debug)]
 pub(super) struct InPlace {
-    files: [(PathBuf, Option<Mark>); 2],
+    files: [(PathBuf, Option<Mark>); 3],
 }
 
 impl InPlace {
     /// Notes the files of an open database. Its log need not be there yet.
     pub(super) fn of(database: &Path) -> InPlace {
-        let mut log = database.as_os_str().to_owned();
-        log.push("-wal");
-        let mut place = InPlace { files: [(database.to_owned(), None), (log.into(), None)] };
+        let beside = |end| {
+            let mut name = database.as_os_str().to_owned();
+            name.push(end);
+            PathBuf::from(name)
+        };
+        let files = [database.to_owned(), beside("-wal"), beside("-shm")];
+        let mut place = InPlace { files: files.map(|path| (path, None)) };
         place.missing();
         place
     }

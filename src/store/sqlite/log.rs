@@ -71,7 +71,7 @@ pub(super) async fn copy(
     copied
 }
 
-async fn set_patience(writer: &mut SqliteConnection, patience: Duration) -> Result<(), sqlx::Error> {
+pub(super) async fn set_patience(writer: &mut SqliteConnection, patience: Duration) -> Result<(), sqlx::Error> {
     let pragma = AssertSqlSafe(format!("PRAGMA busy_timeout = {}", patience.as_millis()));
     sqlx::query(pragma).execute(writer).await.map(drop)
 }

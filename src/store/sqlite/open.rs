@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions as _, SqliteConnection};
 use crate::store::sqlite::in_place::InPlace;
 use crate::store::sqlite::keys::{Keyring, RootKeys};
 use crate::store::sqlite::lock::DirLock;
-use crate::store::sqlite::log::{LogCopier, PAGE_BYTES};
+use crate::store::sqlite::log::{self, LogCopier, PAGE_BYTES};
 use crate::store::sqlite::numbers::Numbers;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::pieces::PIECE;
@@ -112,6 +112,7 @@ impl SqliteStore {
         if durability == Durability::Full && !reserve.as_ref().is_some_and(Reserve::is_short) {
             log.write_ahead(&mut conn).await.map_err(failed)?;
         }
+        log::set_patience(&mut conn, WRITER_BUSY_TIMEOUT).await.map_err(failed)?;
         Ok((store, SqliteWriter::new(conn, numbers, keyring, log, reserve, (InPlace::of(&path), lock))))
     }
 }
@@ -178,7 +179,7 @@ fn writer_options(path: &Path, durability: Durability, checkpoint_pages: u64) ->
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
-        .busy_timeout(WRITER_BUSY_TIMEOUT)
+        .busy_timeout(BUSY_TIMEOUT)
         .pragma("wal_autocheckpoint", checkpoint_pages.to_string())
         .pragma("journal_size_limit", LOG_BYTES_MAX)
         .pragma("cache_size", WRITER_CACHE_KIB)

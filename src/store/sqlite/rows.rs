@@ -16,7 +16,7 @@ use crate::model::job::{Creator, Job, JobState, Stop};
 use crate::model::outcome::{Attempt, Outcome};
 use crate::model::progress::Held;
 use crate::model::spec::{JobSpec, TaskSpec};
-use crate::model::task::{Task, TaskState};
+use crate::model::task::{Crashes, Task, TaskState};
 use crate::model::task_filter::TaskFilter;
 use crate::model::tenant::{DEFAULT_NO, DEFAULT_TENANT, Owner, TenantNo};
 use crate::model::time::Timestamp;
@@ -345,7 +345,7 @@ pub(super) struct StateLine(
     State<TaskState>,
     u32,
     u32,
-    u32,
+    Crashes,
     Option<Timestamp>,
     Option<Timestamp>,
     Option<Timestamp>,
@@ -363,7 +363,7 @@ impl StateLine {
 }
 
 /// Attempts, fence, crashes, and start of the task, as of the running attempt.
-type ClaimLine = (u32, u32, u32, Option<Timestamp>);
+type ClaimLine = (u32, u32, Crashes, Option<Timestamp>);
 
 /// See [`task_text`].
 #[derive(Deserialize)]

@@ -60,7 +60,9 @@ pub(super) fn library(version: &str) -> Result<(), OpenError> {
 }
 
 /// The files of a data directory, by name.
-const FILES: [&str; 5] = ["haul.db", "haul.db-wal", "haul.db-shm", "haul.key", "haul.lock"];
+const FILES: [&str; 6] = ["haul.db", "haul.db-wal", "haul.db-shm", "haul.db-journal", "haul.key", "haul.lock"];
+/// A database in which there is no table yet.
+const EMPTY_BYTES: u64 = 4096;
 
 /// Refuses a data directory where something else than a file has the name of one: opening a pipe would wait until somebody
 /// writes to it. So is a file of another user, which was put there while the directory was open to all, and whose tokens and keys
@@ -69,10 +71,14 @@ pub(super) fn files(dir: &Path) -> Result<(), OpenError> {
     let Ok(of_dir) = fs::metadata(dir) else { return Ok(()) };
     let users = [rustix::process::geteuid().as_raw(), 0, of_dir.uid()];
     for path in FILES.map(|name| dir.join(name)) {
-        match fs::metadata(&path) {
-            Ok(found) if !found.is_file() => return Err(OpenError::Special { path }),
-            Ok(found) if !users.contains(&found.uid()) => return Err(OpenError::Stranger { path, user: found.uid() }),
-            _ => {}
+        // Of a link, who made it counts as well as what it leads to.
+        for found in [fs::metadata(&path), fs::symlink_metadata(&path)].into_iter().flatten() {
+            if !users.contains(&found.uid()) {
+                return Err(OpenError::Stranger { path, user: found.uid() });
+            }
+        }
+        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+            return Err(OpenError::Special { path });
         }
     }
     Ok(())
@@ -91,7 +97,7 @@ pub(super) async fn database(path: &Path) -> Result<(), OpenError> {
         }
     };
     let mut result = look(path, bytes).await;
-    if matches!(&result, Err(Refusal::Sql(error)) if is_half_made(error)) {
+    if bytes <= EMPTY_BYTES && matches!(&result, Err(Refusal::Sql(error)) if is_half_made(error)) {
         undo(path).await.map_err(failed)?;
         result = look(path, bytes).await;
     }

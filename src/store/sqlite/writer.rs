@@ -126,10 +126,8 @@ impl SqliteWriter {
         if result.is_ok()
             && let Some(path) = self.in_place.missing()
         {
-            let why = format!(
-                "`{}` was removed or replaced while it was in use, and what is written to it is lost",
-                path.display()
-            );
+            let why =
+                format!("`{}` is not in its place any more, and what is written to it may be lost", path.display());
             self.broken = Some(why.clone());
             return Err(StoreError::Fatal(why));
         }
