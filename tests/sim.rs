@@ -47,6 +47,8 @@ mod directed;
 mod files;
 #[path = "memory/mod.rs"]
 mod memory;
+#[path = "sim/neighbours.rs"]
+mod neighbours;
 #[path = "sim/network.rs"]
 mod network;
 #[path = "sim/shape.rs"]
@@ -281,6 +283,15 @@ fn part_files_come_back_although_a_read_fails() {
 fn a_wait_is_over_in_its_time() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     runtime.block_on(waiting::a_wait_is_over_while_the_scheduler_is_busy());
+}
+
+#[test]
+fn tasks_that_never_end_keep_no_task_of_another_tenant_from_beginning() {
+    let fresh = rand::random::<u32>().into();
+    for seed in (0..8).chain(fresh..fresh + 24) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(neighbours::all_tasks_of_others_begin(seed));
+    }
 }
 
 /// Otherwise a seed would say nothing. Whatever waits for a disk is done by the thread of the history: when another thread were

@@ -13,6 +13,7 @@ use crate::limits::parties::PerParty;
 use crate::limits::places::{AttemptNo, Places};
 use crate::limits::queue::{Queues, Ticket};
 use crate::limits::recent::Recent;
+use crate::limits::shares::Portion;
 use crate::limits::state::HostState;
 use crate::limits::table::Table;
 use crate::limits::text::cut;
@@ -21,7 +22,7 @@ use crate::limits::{Asking, Blocked};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
 use crate::model::pause::{FOR_ALL, HostPause, PauseCause, PauseChange, PauseKey};
-use crate::model::tenant::{Party, TenantNo};
+use crate::model::tenant::{Party, Share, TenantNo};
 use crate::model::time::Timestamp;
 
 /// All hosts.
@@ -51,15 +52,17 @@ pub(super) struct Rules {
     limits: Arc<Limits>,
     /// The places in `limits.hosts` by the hosts named there.
     own: HashMap<String, usize>,
-    /// How many requests each of these tenants may have in flight at one host.
-    shares: HashMap<TenantNo, u32>,
+    /// What tenants may have, where that is not the same for all.
+    shares: HashMap<TenantNo, Share>,
+    /// Whether there are several tenants, who leave something to each other.
+    pub(super) are_several: bool,
 }
 
 impl Rules {
-    fn new(limits: Limits, shares: HashMap<TenantNo, u32>) -> Rules {
+    fn new(limits: Limits, shares: HashMap<TenantNo, Share>, are_several: bool) -> Rules {
         // Of two entries for one name the first holds.
         let own = limits.hosts.iter().enumerate().rev().map(|(place, entry)| (entry.host.clone(), place)).collect();
-        Rules { limits: Arc::new(limits), own, shares }
+        Rules { limits: Arc::new(limits), own, shares, are_several }
     }
 
     /// Returns what holds for `host`. An entry with its port goes before one for every port.
@@ -68,9 +71,15 @@ impl Rules {
         self.limits.with_own(host, place.and_then(|place| self.limits.hosts.get(*place)))
     }
 
-    /// Returns how many requests a tenant may have in flight at one host.
-    pub(super) fn share(&self, tenant: TenantNo) -> u32 {
-        self.shares.get(&tenant).copied().unwrap_or(u32::MAX)
+    /// Returns how much of one host a tenant may have.
+    pub(super) fn portion(&self, tenant: TenantNo) -> Portion {
+        let most = self.shares.get(&tenant).and_then(|share| share.per_host);
+        Portion { most: most.unwrap_or(u32::MAX), is_shared: self.are_several }
+    }
+
+    /// Returns the weight of a tenant.
+    pub(super) fn weight(&self, tenant: TenantNo) -> u32 {
+        self.shares.get(&tenant).map_or(1, |share| share.weight)
     }
 }
 
@@ -83,26 +92,26 @@ impl Inner {
 
     /// Starts a request, as [`HostState::start`] does.
     pub(super) fn start(&mut self, host: &Host, asker: Asker, asking: Asking, now: Timestamp) -> Result<(), Blocked> {
-        let most = self.rules.share(asking.tenant);
-        self.change(host, now, |state| state.start(asker, asking, most, now))?;
+        let portion = self.rules.portion(asking.tenant);
+        self.change(host, now, |state| state.start(asker, asking, portion, now))?;
         self.recent.requested(host, now);
         Ok(())
     }
 
     /// Returns whether a request could start, as far as the limits go.
     pub(super) fn check(&self, host: &Host, asking: Asking, now: Timestamp) -> Result<(), Blocked> {
-        let most = self.rules.share(asking.tenant);
+        let portion = self.rules.portion(asking.tenant);
         match self.table.get(host) {
-            Some(state) => state.check(asking, most, now),
-            None if most == 0 => Err(Blocked::Share),
+            Some(state) => state.check(asking, portion, now),
+            None if portion.most == 0 => Err(Blocked::Share),
             None => Ok(()),
         }
     }
 
     /// Returns how many requests a tenant has at a host; `None`: it may have none more, whatever room there is.
     pub(super) fn standing(&self, host: &Host, tenant: TenantNo, now: Timestamp) -> Option<u32> {
-        let most = self.rules.share(tenant);
-        self.table.get(host).map_or((most > 0).then_some(0), |state| state.standing(tenant, most, now))
+        let portion = self.rules.portion(tenant);
+        self.table.get(host).map_or((portion.most > 0).then_some(0), |state| state.standing(tenant, portion, now))
     }
 
     /// Returns whoever waits at the front at `host`.
@@ -140,7 +149,7 @@ impl Hosts {
     /// Returns a table under these limits in which no host is known yet.
     pub fn new(limits: Limits, clock: Clock) -> Arc<Hosts> {
         let inner = Inner {
-            rules: Rules::new(limits, HashMap::new()),
+            rules: Rules::new(limits, HashMap::new(), false),
             table: Table::default(),
             queues: Queues::default(),
             places: Places::default(),
@@ -159,17 +168,17 @@ impl Hosts {
     /// Changes the limits at once. Requests in flight beyond a lower limit go on; none starts until they are fewer.
     pub fn set_limits(&self, limits: Limits) {
         let mut inner = self.lock();
-        let shares = std::mem::take(&mut inner.rules.shares);
-        self.set_rules(inner, Rules::new(limits, shares));
+        let (shares, are_several) = (std::mem::take(&mut inner.rules.shares), inner.rules.are_several);
+        self.set_rules(inner, Rules::new(limits, shares, are_several));
     }
 
-    /// Changes how many requests tenants may have in flight at one host: those that are named, others any number. Returns
-    /// whether that changes anything, also at hosts that nobody asks.
-    pub fn set_shares(&self, shares: HashMap<TenantNo, u32>) -> bool {
+    /// Changes what tenants may have: those that are named, others as much as any. Where there are several, they leave something
+    /// to each other. Returns whether that changes anything, also at hosts that nobody asks.
+    pub fn set_shares(&self, shares: HashMap<TenantNo, Share>, are_several: bool) -> bool {
         let inner = self.lock();
-        let is_change = inner.rules.shares != shares;
+        let is_change = inner.rules.shares != shares || inner.rules.are_several != are_several;
         if is_change {
-            let rules = Rules::new(Limits::clone(&inner.rules.limits), shares);
+            let rules = Rules::new(Limits::clone(&inner.rules.limits), shares, are_several);
             self.set_rules(inner, rules);
         }
         is_change
@@ -208,8 +217,8 @@ impl Hosts {
     pub fn rank(&self, host: &Host, tenant: TenantNo) -> Option<u32> {
         let now = self.clock.now();
         let inner = self.lock();
-        let most = inner.rules.share(tenant);
-        inner.table.get(host).map_or((most > 0).then_some(0), |state| state.rank(tenant, most, now))
+        let portion = inner.rules.portion(tenant);
+        inner.table.get(host).map_or((portion.most > 0).then_some(0), |state| state.rank(tenant, portion, now))
     }
 
     /// Returns how many of those that wait for the rate of `host` are to look whether they may start.
@@ -376,7 +385,7 @@ impl Hosts {
 
     /// Wakes those who may use a place that an attempt has given away.
     pub(super) fn place_is_free(&self, inner: MutexGuard<'_, Inner>) {
-        if inner.places.are_wanted() {
+        if inner.places.are_wanted() || inner.queues.has_held_back() {
             inner.queues.wake_all();
         }
         drop(inner);

@@ -54,13 +54,15 @@ pub enum Blocked {
     Paused(Timestamp),
     /// The tenant that asks has as many requests in flight there as it may.
     Share,
+    /// The tenant that asks leaves the last ones to others.
+    LeftToOthers,
 }
 
 impl Blocked {
     /// Returns the earliest time at which the request may start; `None`: when another request ends.
     pub fn until(self) -> Option<Timestamp> {
         match self {
-            Blocked::Full | Blocked::Share => None,
+            Blocked::Full | Blocked::Share | Blocked::LeftToOthers => None,
             Blocked::Rate(until) | Blocked::Paused(until) => Some(until),
         }
     }

@@ -43,7 +43,9 @@ impl HostPermit {
     /// Says which attempt the request is of.
     pub fn belongs_to(&mut self, place: &AttemptPlace) {
         self.attempt = Some(place.attempt);
-        self.hosts.lock().places.started(place.attempt);
+        let mut inner = self.hosts.lock();
+        inner.places.is_for(place.attempt, self.tenant);
+        inner.places.started(place.attempt);
     }
 
     /// Returns the host that a request may be sent to.
@@ -64,12 +66,18 @@ pub struct AttemptPlace {
     hosts: Arc<Hosts>,
     attempt: AttemptNo,
     has_begun: bool,
+    left: Option<u32>,
 }
 
 impl AttemptPlace {
     /// Notes that the attempt begins. A place that was taken for none is given back without a word.
     pub fn begin(&mut self) {
         self.has_begun = true;
+    }
+
+    /// Returns how many places were left free when it was taken; `None`: there is one tenant, who leaves nothing to others.
+    pub fn left(&self) -> Option<u32> {
+        self.left
     }
 
     /// Something that the attempt may have to wait for.
@@ -82,7 +90,9 @@ impl Drop for AttemptPlace {
     fn drop(&mut self) {
         let mut inner = self.hosts.lock();
         inner.places.end(self.attempt);
-        if inner.places.are_wanted() {
+        // One that was taken for none may have held somebody back meanwhile.
+        let holds_back = if self.has_begun { inner.queues.has_held_back() } else { inner.queues.has_newly_held_back() };
+        if inner.places.are_wanted() || holds_back {
             inner.queues.wake_all();
         }
         drop(inner);
@@ -185,12 +195,20 @@ impl Hosts {
         Ok(HostPermit { hosts: self.clone(), host: host.clone(), tenant, attempt: None, under_way: None })
     }
 
+    /// Returns how many places would be free if another attempt began; `None`: there is one tenant, who leaves nothing to others.
+    pub fn left(&self) -> Option<u32> {
+        let inner = self.lock();
+        inner.rules.are_several.then(|| inner.places.left(inner.places_max()).saturating_sub(1))
+    }
+
     /// Takes a place for an attempt, if as many as may do not work already.
     pub fn take_place(self: &Arc<Self>) -> Option<AttemptPlace> {
         let mut inner = self.lock();
         let max = inner.places_max();
         let attempt = inner.places.begin(max)?;
-        Some(AttemptPlace { hosts: self.clone(), attempt, has_begun: false })
+        inner.queues.forget_newly_held_back();
+        let left = inner.rules.are_several.then(|| inner.places.left(max));
+        Some(AttemptPlace { hosts: self.clone(), attempt, has_begun: false, left })
     }
 
     /// Waits until another request of an attempt to `host` may start, and starts it: of one tenant first come, first served,
@@ -207,7 +225,8 @@ impl Hosts {
     ) -> Result<HostPermit, NotNow> {
         let attempt = waiting.as_ref().map(|waiting| waiting.place.attempt);
         let woken = Arc::new(Notify::new());
-        let mut place = Place { hosts: self, host, tenant, woken, ticket: None, attempt, wants_place: false };
+        let (wants_place, is_held_back) = (false, false);
+        let mut place = Place { hosts: self, host, tenant, woken, ticket: None, attempt, wants_place, is_held_back };
         loop {
             let now = self.clock.now();
             let until = match place.try_start(now) {
@@ -256,6 +275,8 @@ struct Place<'a> {
     attempt: Option<AttemptNo>,
     /// There was room at the host, and no place for the attempt.
     wants_place: bool,
+    /// Its tenant leaves the places that are free to others, and it has none.
+    is_held_back: bool,
 }
 
 impl Place<'_> {
@@ -264,15 +285,21 @@ impl Place<'_> {
         let mut inner = hosts.lock();
         let max = inner.places_max();
         let has_place = self.attempt.is_none_or(|attempt| inner.places.may_go_on(attempt, max));
+        let was_held_back = self.look_at_places(&mut inner, max, now);
         let mut wants_place = false;
         let asking = Asking::of(self.tenant);
         let front = inner.front(self.host, now);
         let room = inner.check(self.host, asking, now);
-        let started = if inner.queues.is_behind(self.host, self.tenant, self.ticket) {
+        let started = if self.is_held_back {
+            room.and(Err(Blocked::Full))
+        } else if inner.queues.is_behind(self.host, self.tenant, self.ticket) {
             Err(Blocked::Full)
-        } else if let Err(why @ (Blocked::Paused(_) | Blocked::Share)) = room {
+        } else if let Err(why @ (Blocked::Paused(_) | Blocked::Share | Blocked::LeftToOthers)) = room {
             // It may have been woken for room that another tenant can have.
             inner.wake(self.host, now);
+            if why == Blocked::LeftToOthers {
+                inner.change(self.host, now, |state| state.refused(Asker::Attempt, self.tenant, why));
+            }
             Err(why)
         } else if front.is_some() && front != self.ticket {
             // It is another tenant's turn, which may not have been so when this one was woken.
@@ -295,17 +322,39 @@ impl Place<'_> {
                     inner.queues.leave(self.host, self.tenant, ticket);
                     inner.pass_on(self.host, now);
                 }
+                if was_held_back {
+                    // More than one place may have become free.
+                    inner.queues.wake_held_back();
+                }
                 drop(inner);
                 let (host, tenant) = (self.host.clone(), self.tenant);
                 Ok(HostPermit { hosts: hosts.clone(), host, tenant, attempt: self.attempt, under_way: None })
             }
             Err(why) => {
                 if self.ticket.is_none() {
-                    self.ticket = Some(inner.queues.join(self.host, self.tenant, self.woken.clone()));
+                    let ticket = inner.queues.join(self.host, self.tenant, self.woken.clone());
+                    inner.queues.hold_back(self.host, self.tenant, ticket, self.is_held_back);
+                    self.ticket = Some(ticket);
                 }
                 Err(why)
             }
         }
+    }
+
+    /// Finds out whether the attempt is held back, and says so in the queue. Returns whether it was.
+    fn look_at_places(&mut self, inner: &mut Inner, max: usize, now: Timestamp) -> bool {
+        let Inner { rules, places, .. } = &*inner;
+        let is_held_back = rules.are_several
+            && self.attempt.is_some_and(|attempt| places.is_left_by(attempt, |tenant| rules.weight(tenant), max));
+        let was_held_back = std::mem::replace(&mut self.is_held_back, is_held_back);
+        if let Some(ticket) = self.ticket {
+            inner.queues.hold_back(self.host, self.tenant, ticket, is_held_back);
+            if is_held_back && !was_held_back {
+                // Those behind it are the first now.
+                inner.wake(self.host, now);
+            }
+        }
+        was_held_back
     }
 
     fn want_place(&mut self, inner: &mut Inner, wants: bool) {

@@ -4,8 +4,15 @@
 //! it runs. One that waits for such a request with nothing in flight gives its place to others, or a host that is full, or
 //! a low rate, would stop the jobs of all others. It takes a place again before it goes on, and then it goes before attempts
 //! that have not begun. As many may wait so as may work; one more is to be given back.
+//!
+//! Where there are several tenants, one that has as many places as [`Level::held_from`] says takes none back either, before there
+//! are more free.
 
 use std::collections::HashMap;
+
+use crate::limits::shares::Shares;
+use crate::model::level::Level;
+use crate::model::tenant::TenantNo;
 
 /// The name of an attempt that has a place, or had one.
 pub(super) type AttemptNo = u64;
@@ -19,11 +26,16 @@ pub(super) struct Places {
     idle: usize,
     /// Attempts that would go on if there was a place.
     wanting: usize,
+    /// Attempts of which nobody knows yet for whom they are.
+    unnamed: usize,
+    /// How many places tenants have.
+    working: Shares,
 }
 
 /// What an attempt has.
 #[derive(Clone, Copy, Debug, Default)]
 struct Holding {
+    tenant: Option<TenantNo>,
     in_flight: u32,
     /// Requests that it waits for.
     waiting: u32,
@@ -39,6 +51,11 @@ impl Places {
         self.attempts.len() - self.idle < max
     }
 
+    /// How many places are free.
+    pub(super) fn left(&self, max: usize) -> u32 {
+        u32::try_from(max.saturating_sub(self.attempts.len() - self.idle)).unwrap_or(u32::MAX)
+    }
+
     /// Whether another attempt may begin where `max` may work.
     pub(super) fn may_begin(&self, max: usize) -> bool {
         self.wanting == 0 && self.is_free(max)
@@ -51,13 +68,26 @@ impl Places {
         }
         self.last += 1;
         self.attempts.insert(self.last, Holding::default());
+        self.unnamed += 1;
         Some(self.last)
+    }
+
+    /// Says for which tenant an attempt that has begun is.
+    pub(super) fn is_for(&mut self, attempt: AttemptNo, tenant: TenantNo) {
+        let Some(holding) = self.attempts.get_mut(&attempt).filter(|holding| holding.tenant.is_none()) else { return };
+        holding.tenant = Some(tenant);
+        self.unnamed -= 1;
+        self.working.start(tenant);
     }
 
     /// Ends an attempt.
     pub(super) fn end(&mut self, attempt: AttemptNo) {
-        if let Some(holding) = self.attempts.remove(&attempt) {
-            self.idle -= usize::from(holding.is_idle);
+        let Some(holding) = self.attempts.remove(&attempt) else { return };
+        self.unnamed -= usize::from(holding.tenant.is_none());
+        if holding.is_idle {
+            self.idle -= 1;
+        } else if let Some(tenant) = holding.tenant {
+            self.working.release(tenant);
         }
     }
 
@@ -66,21 +96,42 @@ impl Places {
         self.is_free(max) || self.attempts.get(&attempt).is_none_or(|holding| !holding.is_idle)
     }
 
+    /// Whether an attempt that has no place leaves what is free to other tenants. `weight` says how much of it is for its tenant.
+    pub(super) fn is_left_by(&self, attempt: AttemptNo, weight: impl Fn(TenantNo) -> u32, max: usize) -> bool {
+        let holding = self.attempts.get(&attempt).filter(|holding| holding.is_idle);
+        let Some(tenant) = holding.and_then(|holding| holding.tenant) else { return false };
+        let all = u32::try_from(self.attempts.len() - self.idle - self.unnamed).unwrap_or(u32::MAX);
+        let level = Level::of(self.working.of(tenant, all), weight(tenant));
+        level >= Level::held_from(self.left(max).saturating_sub(1))
+    }
+
     /// A request of an attempt is in flight from now on.
     pub(super) fn started(&mut self, attempt: AttemptNo) {
         let Some(holding) = self.attempts.get_mut(&attempt) else { return };
         holding.in_flight += 1;
-        self.idle -= usize::from(std::mem::take(&mut holding.is_idle));
+        self.set_idle(attempt, false);
+    }
+
+    /// An attempt has given its place away, or has one again. Returns whether that is news.
+    fn set_idle(&mut self, attempt: AttemptNo, is_idle: bool) -> bool {
+        let Some(holding) = self.attempts.get_mut(&attempt).filter(|it| it.is_idle != is_idle) else { return false };
+        holding.is_idle = is_idle;
+        let tenant = holding.tenant;
+        if is_idle {
+            self.idle += 1;
+            tenant.into_iter().for_each(|tenant| self.working.release(tenant));
+        } else {
+            self.idle -= 1;
+            tenant.into_iter().for_each(|tenant| self.working.start(tenant));
+        }
+        true
     }
 
     /// A request of an attempt is in flight no more. Returns whether that frees a place.
     pub(super) fn released(&mut self, attempt: AttemptNo) -> bool {
         let Some(holding) = self.attempts.get_mut(&attempt) else { return false };
         holding.in_flight = holding.in_flight.saturating_sub(1);
-        let gives = holding.in_flight == 0 && holding.waiting > 0 && !holding.is_idle;
-        holding.is_idle |= gives;
-        self.idle += usize::from(gives);
-        gives
+        holding.in_flight == 0 && holding.waiting > 0 && self.set_idle(attempt, true)
     }
 
     /// An attempt waits for a request from now on. Returns whether that frees a place.
@@ -91,9 +142,7 @@ impl Places {
             return Err(Crowded);
         }
         holding.waiting += 1;
-        holding.is_idle |= gives;
-        self.idle += usize::from(gives);
-        Ok(gives)
+        Ok(gives && self.set_idle(attempt, true))
     }
 
     /// An attempt does not wait for that request any more, because it started or was given up.
@@ -101,7 +150,7 @@ impl Places {
         let Some(holding) = self.attempts.get_mut(&attempt) else { return };
         holding.waiting = holding.waiting.saturating_sub(1);
         if holding.waiting == 0 {
-            self.idle -= usize::from(std::mem::take(&mut holding.is_idle));
+            self.set_idle(attempt, false);
         }
     }
 
@@ -143,6 +192,37 @@ mod tests {
         places.end(two);
         assert_eq!((places.attempts.len(), places.idle, places.wanting), (0, 0, 0));
         assert!(!places.released(two), "its connection was closed later");
+    }
+
+    #[test]
+    fn who_has_most_places_takes_none_back_before_there_are_more() {
+        let mut places = Places::default();
+        let begin = |places: &mut Places, tenant| {
+            let attempt = places.begin(8).unwrap();
+            places.is_for(attempt, tenant);
+            attempt
+        };
+        let waiting = begin(&mut places, 16);
+        assert_eq!(places.waits(waiting, 8), Ok(true));
+        let working = [16; 6].map(|tenant| begin(&mut places, tenant));
+        let left_by = |places: &Places, attempt| places.is_left_by(attempt, |_| 1, 8);
+        assert_eq!((places.left(8), left_by(&places, waiting), left_by(&places, working[0])), (2, true, false));
+        assert!(!places.is_left_by(waiting, |_| 9, 8), "it has a large share");
+        let other = begin(&mut places, 1);
+        assert_eq!(places.waits(other, 8), Ok(true));
+        assert!(!left_by(&places, other), "who has none takes what is free");
+        let unnamed = places.begin(8).unwrap();
+        assert!(!left_by(&places, other), "the one that the scheduler looks with is nobody's");
+        places.end(unnamed);
+        places.end(working[0]);
+        assert!(!left_by(&places, waiting));
+        places.started(waiting);
+        places.waits_no_more(other);
+        assert_eq!((places.working.of(16, 7), places.working.of(1, 7), places.left(8)), (6, 1, 1));
+        for attempt in working.into_iter().chain([waiting, other]) {
+            places.end(attempt);
+        }
+        assert_eq!((places.working.of(16, 0), places.unnamed, places.idle), (0, 0, 0));
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! What tenants have at one host: requests in flight, or bodies that are read. Pure.
+//! What tenants have: requests in flight at one host, bodies that are read there, or places. Pure.
 //!
 //! The tenant that always exists has whatever others have not, so that nothing is kept as long as it is alone.
 
 use crate::model::tenant::{DEFAULT_NO, TenantNo};
 
-/// How many each tenant but [`DEFAULT_NO`] has; no more than the host may have requests, so they stand in a list.
+/// How many each tenant but [`DEFAULT_NO`] has; no more than there may be in all, so they stand in a list.
 #[derive(Debug, Default)]
 #[allow(clippy::box_collection)] // A hundred thousand hosts may be remembered, and few have any.
 pub(super) struct Shares(Option<Box<Vec<(TenantNo, u32)>>>);
@@ -18,6 +18,15 @@ pub(crate) struct Asking {
     pub(crate) kept: u32,
     /// Whether the tenants that the rate refuses stand in a line.
     pub(crate) lines_up: bool,
+}
+
+/// How much of a host a tenant may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Portion {
+    /// So many requests in flight; `u32::MAX`: any number.
+    pub(super) most: u32,
+    /// Whether the last ones are left to others.
+    pub(super) is_shared: bool,
 }
 
 impl Asking {

@@ -14,8 +14,9 @@ use crate::limits::breaker::{self, Breakers, Open};
 use crate::limits::line::Line;
 use crate::limits::pause::Pause;
 use crate::limits::rate::{ByteRate, Gcra};
-use crate::limits::shares::{Asking, Shares};
+use crate::limits::shares::{Asking, Portion, Shares};
 use crate::limits::turns::{Asker, Turns};
+use crate::model::level::Level;
 use crate::model::limits::HostLimits;
 use crate::model::pause::{FOR_ALL, HostPause, PauseCause};
 use crate::model::tenant::TenantNo;
@@ -76,16 +77,19 @@ impl HostState {
         }
     }
 
-    /// Returns whether a request may start by the limits, whosever turn it is. A tenant may have `most` requests here.
-    pub(super) fn check(&self, asking: Asking, most: u32, now: Timestamp) -> Result<(), Blocked> {
+    /// Returns whether a request may start by the limits, whosever turn it is, for a tenant that may have so much of the host.
+    pub(super) fn check(&self, asking: Asking, portion: Portion, now: Timestamp) -> Result<(), Blocked> {
         if let Some(until) = self.paused_until(Some(asking.tenant), now) {
             return Err(Blocked::Paused(until));
         }
-        if self.has_share(asking.tenant, most) {
+        if self.has_share(asking.tenant, portion) {
             return Err(Blocked::Share);
         }
         if self.room(now) <= asking.kept || self.is_probed_by(asking.tenant, now) {
             return Err(Blocked::Full);
+        }
+        if self.is_left_by(asking.tenant, portion, now) {
+            return Err(Blocked::LeftToOthers);
         }
         self.rate.check(now).map_err(Blocked::Rate)
     }
@@ -98,9 +102,9 @@ impl HostState {
     }
 
     /// Returns how many requests of a tenant are in flight; `None`: it may have none more, whatever room there is.
-    pub(super) fn standing(&self, tenant: TenantNo, most: u32, now: Timestamp) -> Option<u32> {
-        let may = self.paused_until(Some(tenant), now).is_none() && !self.has_share(tenant, most);
-        (may && !self.is_probed_by(tenant, now)).then(|| self.share(tenant))
+    pub(super) fn standing(&self, tenant: TenantNo, portion: Portion, now: Timestamp) -> Option<u32> {
+        let may = self.paused_until(Some(tenant), now).is_none() && !self.has_share(tenant, portion);
+        (may && !self.is_probed_by(tenant, now) && !self.is_left_by(tenant, portion, now)).then(|| self.share(tenant))
     }
 
     /// Returns how many requests of a tenant are in flight.
@@ -108,8 +112,14 @@ impl HostState {
         self.shares.of(tenant, self.in_flight)
     }
 
-    fn has_share(&self, tenant: TenantNo, most: u32) -> bool {
-        most != u32::MAX && self.share(tenant) >= most
+    fn has_share(&self, tenant: TenantNo, portion: Portion) -> bool {
+        portion.most != u32::MAX && self.share(tenant) >= portion.most
+    }
+
+    /// Whether there is room which a tenant leaves to others.
+    fn is_left_by(&self, tenant: TenantNo, portion: Portion, now: Timestamp) -> bool {
+        let room = if portion.is_shared { self.room(now) } else { 0 };
+        room > 0 && Level::of(self.share(tenant), 1) >= Level::held_from(room - 1)
     }
 
     /// Whether a tenant asks as much of the host as may be of one that may have come back for it.
@@ -120,13 +130,16 @@ impl HostState {
     }
 
     /// Starts a request, when the limits allow it and it is the asker's turn.
-    pub(super) fn start(&mut self, asker: Asker, asking: Asking, most: u32, now: Timestamp) -> Result<(), Blocked> {
+    pub(super) fn start(
+        &mut self,
+        asker: Asker,
+        asking: Asking,
+        portion: Portion,
+        now: Timestamp,
+    ) -> Result<(), Blocked> {
         self.lapse(now);
-        if let Err(why) = self.check(asking, most, now) {
-            // Room is not what a tenant wants that has its share.
-            if why != Blocked::Share {
-                self.turns.refused(asker, why.until());
-            }
+        if let Err(why) = self.check(asking, portion, now) {
+            self.refused(asker, asking.tenant, why);
             if let Blocked::Rate(until) = why {
                 self.line_up(asking, until, now);
             }
@@ -141,6 +154,15 @@ impl HostState {
         self.in_flight += 1;
         self.shares.start(asking.tenant);
         Ok(())
+    }
+
+    /// Notes that a tenant was refused.
+    pub(super) fn refused(&mut self, asker: Asker, tenant: TenantNo, why: Blocked) {
+        // Room is not what a tenant wants that has its share. As long as it is alone here it has what becomes free.
+        let is_own = matches!(why, Blocked::Share | Blocked::LeftToOthers);
+        if !is_own || self.share(tenant) == self.in_flight {
+            self.turns.refused(asker, why.until());
+        }
     }
 
     /// Takes a start that the limits allow, if it is the asker's turn.
@@ -164,8 +186,8 @@ impl HostState {
 
     /// Returns how a tenant stands among those that the scheduler could start something for; the least is next. `None`: for
     /// it nothing may start, whatever room there is.
-    pub(super) fn rank(&self, tenant: TenantNo, most: u32, now: Timestamp) -> Option<u32> {
-        let standing = self.standing(tenant, most, now)?;
+    pub(super) fn rank(&self, tenant: TenantNo, portion: Portion, now: Timestamp) -> Option<u32> {
+        let standing = self.standing(tenant, portion, now)?;
         match self.line.as_ref().filter(|line| !line.is_over(now)) {
             Some(line) if line.is_next(tenant, now) => Some(0),
             Some(_) => Some(standing.saturating_add(1)),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use proptest::prelude::*;
 
+use crate::limits::shares::Portion;
 use crate::limits::state::HostState;
 use crate::limits::table::{Bounds, Table};
 use crate::limits::turns::Asker;
@@ -20,7 +21,7 @@ const SECOND: i64 = 1_000_000;
 const START: Step = Step::Start(Asker::Scheduler, DEFAULT_NO);
 const TENANTS: [TenantNo; 3] = [DEFAULT_NO, 16, 17];
 /// How many requests a tenant may have at one host.
-const SHARE: u32 = 3;
+const SHARE: Portion = Portion { most: 3, is_shared: true };
 
 /// A table, and the limits that its hosts are made with.
 struct Memory {
@@ -138,7 +139,7 @@ proptest! {
                 let state = memory.table.get(&host);
                 let check = state.map_or(Ok(()), |state| state.check(Asking::of(tenant), SHARE, now));
                 prop_assert_eq!(check, kept[&host].check(Asking::of(tenant), SHARE, now));
-                prop_assert!(state.is_none_or(|state| state.share(tenant) <= SHARE));
+                prop_assert!(state.is_none_or(|state| state.share(tenant) <= SHARE.most));
             }
         }
     }

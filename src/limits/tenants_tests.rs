@@ -1,17 +1,18 @@
 //! Tenants beside each other at one host, and what outlives the process, under tokio's paused time.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::limits::Blocked;
 use crate::limits::hosts::Hosts;
 use crate::limits::hosts_tests::{SECOND, START, hosts, hosts_under};
+use crate::limits::permits::AttemptPlace;
 use crate::limits::views::HostView;
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
-use crate::model::tenant::{DEFAULT_NO, Parties, Party};
+use crate::model::tenant::{DEFAULT_NO, Parties, Party, Share, TenantNo};
 use crate::model::time::Timestamp;
 
 #[tokio::test(start_paused = true)]
@@ -59,21 +60,94 @@ async fn attempts_of_several_tenants_share_a_host() {
     assert_eq!(*order.borrow(), [1, 17, 16, 18], "18 waited for the end of its pause");
 }
 
+fn per_host(tenant: TenantNo, most: u32) -> HashMap<TenantNo, Share> {
+    [(tenant, Share { per_host: Some(most), ..Share::default() })].into()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tenant_has_no_more_at_a_host_than_its_share() {
     let (hosts, host) = (hosts(4), Host::new("a:80"));
-    hosts.set_shares([(16, 2)].into());
+    hosts.set_shares(per_host(16, 2), false);
     let held = [(); 2].map(|()| hosts.try_start(&host, 16, 0).unwrap());
     assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::Share);
     assert_eq!(hosts.rank(&host, 16), None);
     let _other = hosts.try_start(&host, 17, 0).unwrap();
     assert_eq!(hosts.try_start(&host, 17, 1).unwrap_err(), Blocked::Full, "the last place is kept for another");
-    hosts.set_shares([(16, 3)].into());
+    hosts.set_shares(per_host(16, 3), false);
     assert!(hosts.take_freed().contains(&host));
     assert!(hosts.try_start(&host, 16, 0).is_ok());
-    hosts.set_shares([(18, 0)].into());
+    hosts.set_shares(per_host(18, 0), false);
     assert_eq!(hosts.check(&Host::new("b:80"), 18), Err(Blocked::Share), "also where nothing is known of the host");
     drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenant_leaves_requests_of_a_host_to_others() {
+    let one = HostLimits { host: "b".into(), max_concurrent: 1, ..HostLimits::default() };
+    let hosts = hosts_under(Limits { hosts: vec![one], max_per_host: 8, ..Limits::default() });
+    hosts.set_shares(HashMap::new(), true);
+    let host = Host::new("a:80");
+    let mut held: Vec<_> = (0..6).map(|_| hosts.try_start(&host, 16, 0).unwrap()).collect();
+    assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::LeftToOthers);
+    assert_eq!((hosts.rank(&host, 16), hosts.rank(&host, 17)), (None, Some(0)));
+    held.push(hosts.try_start(&host, 17, 0).unwrap());
+    assert_eq!(hosts.try_start(&host, 17, 0).unwrap_err(), Blocked::LeftToOthers);
+    held.push(hosts.try_start(&host, 18, 0).unwrap());
+    assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::Full);
+    drop(held.pop());
+    assert_eq!(hosts.take_freed(), std::slice::from_ref(&host));
+    assert_eq!(hosts.check(&host, 16), Err(Blocked::LeftToOthers), "it still has the most");
+    drop(held.pop());
+    drop(held.pop());
+    assert_eq!(hosts.check(&host, 16), Ok(()));
+    drop(hosts.try_start(&host, 16, 0).unwrap());
+    hosts.take_freed();
+    assert!(hosts.set_shares(HashMap::new(), false), "the last other tenant goes");
+    assert_eq!(hosts.take_freed(), std::slice::from_ref(&host));
+    held.extend((0..3).map(|_| hosts.try_start(&host, 16, 0).unwrap()));
+    hosts.set_shares(HashMap::new(), true);
+    let only = hosts.try_start(&Host::new("b:80"), 16, 0).unwrap();
+    assert_eq!(hosts.check(&Host::new("b:80"), 17), Err(Blocked::Full), "one request is for one");
+    drop((only, held));
+}
+
+/// Attempts that have given their places away: one of the tenant that has the most does not take the last place back, and those
+/// of others do not wait behind it for room at the host.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_goes_on_leaves_places_to_others() {
+    let hosts = hosts_under(Limits { max_concurrent_tasks: 4, max_per_host: 1, ..Limits::default() });
+    hosts.set_shares(HashMap::new(), true);
+    let host = Host::new("b:80");
+    let begin = |tenant, name: &str| {
+        let mut place = hosts.take_place().unwrap();
+        place.begin();
+        let mut permit = hosts.try_start(&Host::new(name), tenant, 0).unwrap();
+        permit.belongs_to(&place);
+        (place, permit)
+    };
+    let full = hosts.try_start(&host, 18, 0).unwrap();
+    let ((first, _), (second, _)) = (begin(16, "c:80"), begin(17, "d:80"));
+    let order = RefCell::new(Vec::new());
+    let go_on = async |place: &AttemptPlace, tenant| {
+        let permit = hosts.start(&host, tenant, Some(place.wait())).await.unwrap();
+        order.borrow_mut().push(tenant);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        drop(permit);
+    };
+    let rest = async {
+        tokio::task::yield_now().await;
+        let mut working: Vec<_> = ["e:80", "f:80", "g:80"].map(|name| begin(16, name)).into();
+        drop(full);
+        for _ in 0..2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(*order.borrow(), [17]);
+            working.pop();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(*order.borrow(), [17, 16]);
+    };
+    tokio::join!(go_on(&first, 16), go_on(&second, 17), rest);
+    assert!(hosts.has_no_queues());
 }
 
 /// Whoever looks first would have every start of a rate, and the scheduler always looks for the same tenant first.

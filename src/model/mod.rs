@@ -22,6 +22,7 @@ pub mod identity;
 pub mod ids;
 pub mod import;
 pub mod job;
+pub mod level;
 pub mod limits;
 pub mod made_by;
 pub mod method;

@@ -32,6 +32,8 @@ pub struct Share {
     pub weight: u32,
     /// How many of its tasks may run; `None`: any number.
     pub running: Option<u32>,
+    /// How many requests to one host it may have in flight; `None`: any number.
+    pub per_host: Option<u32>,
     /// Whether none may start.
     pub is_suspended: bool,
 }
@@ -87,7 +89,8 @@ impl Tenant {
 
     /// Returns what its tasks may have of the server at once.
     pub fn share(&self) -> Share {
-        Share { weight: self.weight, running: self.quotas.running_tasks, is_suspended: self.is_suspended }
+        let Quotas { running_tasks: running, running_per_host: per_host, .. } = self.quotas;
+        Share { weight: self.weight, running, per_host, is_suspended: self.is_suspended }
     }
 
     /// Returns the name of this version of it.

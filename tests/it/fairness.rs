@@ -9,11 +9,12 @@ use prost_types::FieldMask;
 
 use crate::it::access::{operator, token};
 use crate::it::quotas::{cancel, tenant};
-use crate::it::tenants::{about, ended, make, submit};
+use crate::it::tenants::{about, delete, ended, jobs, make, submit};
+use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, until};
-use crate::support::spec::{fetch, job};
+use crate::support::spec::{download_as, fetch, job};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_tasks_are_not_held_up_by_ten_thousand_of_another_tenant() {
@@ -70,7 +71,7 @@ async fn the_rate_of_a_host_is_shared_by_tenants_whatever_runs_elsewhere() {
     }
 }
 
-/// All places are held by tasks that never end: whoever has fewer gets the next.
+/// All places that a tenant may have are held by tasks that never end: whoever has fewer gets the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_whose_origin_never_answers_does_not_come_to_hold_all_places() {
     let flags = ["--allow-private-networks", "--max-concurrent-tasks", "4", "--max-per-host", "100"];
@@ -80,12 +81,121 @@ async fn a_tenant_whose_origin_never_answers_does_not_come_to_hold_all_places() 
     make(&server, &["a", "b"]).await;
     let one = submit(&server, "a", job(vec![fetch(origin.url("/hang"))]), "").await.job_id;
     let noisy = submit(&server, "a", job((0..1_000).map(|_| fetch(origin.url("/hang"))).collect()), "").await.job_id;
+    until(|| async { origin.in_flight() == 3 }).await;
+    let last = submit(&server, "default", job(vec![fetch(origin.url("/hang"))]), "").await.job_id;
     until(|| async { origin.in_flight() == 4 }).await;
     let quiet = submit(&server, "b", job((0..50).map(|_| fetch(origin.url("/b"))).collect()), "").await.job_id;
     // One place becomes free, and then the quiet one has it for all of its tasks.
     cancel(&server, "a", &one).await;
     assert_eq!(ended(&server, "b", &quiet).await.state(), pb::JobState::Succeeded);
     cancel(&server, "a", &noisy).await;
+    cancel(&server, "default", &last).await;
+}
+
+/// A job whose downloads do not end in any time.
+fn slow(count: usize, url: impl Fn(usize) -> String) -> pb::JobSpec {
+    let task = |nth: usize| {
+        let spec = pb::DownloadSpec { url: url(nth), path: nth.to_string(), max_connections: 8, ..Default::default() };
+        download_as(spec)
+    };
+    let rate_limit = Some(pb::RateLimit { bytes_per_second: 1, ..Default::default() });
+    pb::JobSpec { rate_limit, ..job((0..count).map(task).collect()) }
+}
+
+async fn succeeds(server: &Server, tenant: &str, id: &str) {
+    let request = || pb::GetJobRequest { job_id: id.to_owned(), ..Default::default() };
+    let state = async || jobs(server, tenant).get_job(request()).await.unwrap().into_inner().job.unwrap().state();
+    until(|| async { state().await == pb::JobState::Succeeded }).await;
+}
+
+/// What a task waits for.
+async fn waiting(server: &Server, tenant: &str, id: &str, index: u32) -> (pb::WaitReason, String) {
+    let task = Some(pb::get_task_request::Task::TaskIndex(index));
+    let request = pb::GetTaskRequest { job_id: id.to_owned(), task, ..Default::default() };
+    let task = jobs(server, tenant).get_task(request).await.unwrap().into_inner().task.unwrap();
+    let waiting = task.waiting.unwrap_or_default();
+    (waiting.reason(), waiting.message)
+}
+
+async fn running(server: &Server, tenant: &str) -> u32 {
+    self::tenant(server, tenant).await.usage.unwrap().running_tasks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_that_take_for_ever_leave_places_to_other_tenants() {
+    let (mut server, origin) = (Server::start().await, Origin::start_on([0, 0, 0, 0]));
+    let object = Object::new(1, 1 << 20);
+    origin.handle("/slow", move |request| object.respond(request));
+    origin.reply("/b", Reply::ok("b"));
+    make(&server, &["a", "b"]).await;
+    let port = origin.address().port();
+    let all = slow(400, |nth| format!("http://127.0.0.{}:{port}/slow", 2 + nth % 20));
+    let noisy = submit(&server, "a", all, "").await.job_id;
+    for is_again in [false, true] {
+        until(|| async { running(&server, "a").await >= 48 }).await;
+        let few = job((0..100).map(|_| fetch(format!("http://127.0.0.99:{port}/b"))).collect());
+        let quiet = submit(&server, "b", few, "").await.job_id;
+        succeeds(&server, "b", &quiet).await;
+        assert_eq!(running(&server, "a").await, 48, "restarted: {is_again}");
+        let (reason, message) = waiting(&server, "a", &noisy, 399).await;
+        assert_eq!(reason, pb::WaitReason::TenantLimit);
+        assert_eq!(message, "48 tasks of the tenant run, and the rest of the 64 places is left to other tenants");
+        if !is_again {
+            server.restart().await;
+        }
+    }
+    cancel(&server, "a", &noisy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downloads_that_take_for_ever_leave_requests_of_their_host_to_other_tenants() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/b", Reply::ok("b"));
+    make(&server, &["a", "b"]).await;
+    // One alone would have as many by its segments.
+    for (count, size) in [(20, 16 << 20), (1, 256 << 20)] {
+        let object = Object::new(1, size);
+        origin.handle("/slow", move |request| object.respond(request));
+        let noisy = submit(&server, "a", slow(count, |_| origin.url("/slow")), "").await.job_id;
+        until(|| async { origin.in_flight() >= 6 }).await;
+        let quiet = submit(&server, "b", job((0..20).map(|_| fetch(origin.url("/b"))).collect()), "").await.job_id;
+        succeeds(&server, "b", &quiet).await;
+        if count > 1 {
+            let (reason, message) = waiting(&server, "a", &noisy, 19).await;
+            assert_eq!(reason, pb::WaitReason::TenantLimit);
+            let host = origin.address();
+            let left = format!("the rest of the 8 requests that `{host}` may have is left to other tenants");
+            assert_eq!(message, left);
+        }
+        cancel(&server, "a", &noisy).await;
+        until(|| async { origin.in_flight() == 0 }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_left_alone_has_all_places_and_requests() {
+    let flags = ["--allow-private-networks", "--max-concurrent-tasks", "10", "--max-per-host", "8"];
+    let (server, origin, other) = (Server::with(&flags).await, Origin::start(), Origin::start());
+    for origin in [&origin, &other] {
+        origin.reply("/hang", Reply::hang());
+    }
+    let many = |origin: &Origin| job((0..20).map(|_| fetch(origin.url("/hang"))).collect());
+    let alone = submit(&server, "default", many(&origin), "").await.job_id;
+    until(|| async { origin.in_flight() == 8 }).await;
+    make(&server, &["a"]).await;
+    cancel(&server, "default", &alone).await;
+    let ids = [
+        submit(&server, "default", many(&origin), "").await.job_id,
+        submit(&server, "default", many(&other), "").await.job_id,
+    ];
+    // Of ten places seven, and of eight requests six.
+    until(|| async { origin.in_flight() + other.in_flight() == 7 }).await;
+    assert!(origin.in_flight() <= 6 && other.in_flight() <= 6);
+    delete(&server, "a").await.unwrap();
+    until(|| async { origin.in_flight() + other.in_flight() == 10 }).await;
+    cancel(&server, "default", &ids[1]).await;
+    until(|| async { origin.in_flight() == 8 }).await;
+    cancel(&server, "default", &ids[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,7 +56,7 @@ pub(crate) async fn make(server: &Server, names: &[&str]) {
     }
 }
 
-async fn delete(server: &Server, name: &str) -> Result<(), Status> {
+pub(crate) async fn delete(server: &Server, name: &str) -> Result<(), Status> {
     let request = pb::DeleteTenantRequest { name: name.to_owned(), ..Default::default() };
     access(server).delete_tenant(request).await.map(drop)
 }

@@ -233,7 +233,7 @@ const (
 	WaitReason_WAIT_REASON_DISK_SPACE WaitReason = 9
 	// The server is shutting down.
 	WaitReason_WAIT_REASON_DRAINING WaitReason = 10
-	// The tenant runs, or asks the host for, as much as its quotas allow, or is suspended.
+	// The tenant runs, or asks the host for, as much as its quotas or other tenants allow, or is suspended.
 	WaitReason_WAIT_REASON_TENANT_LIMIT WaitReason = 11
 	// The tenant stores as many bytes as its quota `stored_bytes` allows.
 	WaitReason_WAIT_REASON_TENANT_STORAGE WaitReason = 12

@@ -161,6 +161,11 @@ impl Queue {
         self.rotation.set_shares(shares);
     }
 
+    /// See `Rotation::set_left`.
+    pub(crate) fn set_left(&mut self, left: Option<u32>) {
+        self.rotation.set_left(left);
+    }
+
     /// See `Rotation::set_tenant_resting`.
     pub(crate) fn set_tenant_resting(&mut self, tenant: TenantNo, is_resting: bool) {
         self.rotation.set_tenant_resting(tenant, is_resting);

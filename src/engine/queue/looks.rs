@@ -43,6 +43,11 @@ impl Queue {
         self.rotation.running_of(tenant)
     }
 
+    /// Whether a tenant leaves the places that are free to others.
+    pub(crate) fn is_held_back(&self, tenant: TenantNo) -> bool {
+        self.rotation.is_held_back(tenant)
+    }
+
     /// All running tasks.
     pub(crate) fn all_running(&self) -> impl Iterator<Item = &Running> {
         self.running.values()

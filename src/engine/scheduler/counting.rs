@@ -120,7 +120,7 @@ impl Scheduler {
             Hold::Tenant => Some(WaitReason::TenantLimit),
             Hold::Host | Hold::Turn => match self.runner.hosts.check(host, tenant) {
                 Err(Blocked::Full) => Some(WaitReason::HostLimit),
-                Err(Blocked::Share) => Some(WaitReason::TenantLimit),
+                Err(Blocked::Share | Blocked::LeftToOthers) => Some(WaitReason::TenantLimit),
                 Err(Blocked::Rate(until)) => (until > now).then_some(WaitReason::RateLimit),
                 Err(Blocked::Paused(_)) => Some(WaitReason::HostPaused),
                 Ok(()) => {

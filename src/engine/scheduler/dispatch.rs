@@ -41,6 +41,7 @@ impl Scheduler {
         while !self.draining && may_start(self) && !self.is_blocked() {
             let now = self.now();
             let Some(mut place) = self.runner.hosts.take_place() else { return };
+            self.queue.set_left(place.left());
             let Some((job, task, mut permit)) = self.pick(now) else { return };
             place.begin();
             permit.belongs_to(&place);
@@ -246,13 +247,13 @@ fn blocked_at(hosts: &Hosts, timers: &mut Timers, host: Host, tenant: TenantNo, 
         // One for all lanes that wait there.
         Blocked::Rate(until) => timers.set_earlier(until, Timer::RateWake(host.clone())),
         Blocked::Paused(until) => timers.set_earlier(until, Timer::HostWake(host.clone(), tenant)),
-        Blocked::Full | Blocked::Share => {}
+        Blocked::Full | Blocked::Share | Blocked::LeftToOthers => {}
     }
     match blocked {
         // One that probes whether the host has come back for it takes no room of others.
         Blocked::Full if hosts.rank(&host, tenant).is_none() => Admission::TenantBlocked(host),
         Blocked::Full | Blocked::Rate(_) => Admission::HostBlocked(host),
-        Blocked::Paused(_) | Blocked::Share => Admission::TenantBlocked(host),
+        Blocked::Paused(_) | Blocked::Share | Blocked::LeftToOthers => Admission::TenantBlocked(host),
     }
 }
 

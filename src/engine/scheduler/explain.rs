@@ -119,6 +119,10 @@ impl Scheduler {
             Why::Host(host, Blocked::Share) => {
                 (None, format!("the tenant has as many requests to `{host}` as its `running_per_host` allows"))
             }
+            Why::Host(host, Blocked::LeftToOthers) => {
+                let max = hosts.max_concurrent(host);
+                (None, format!("the rest of the {max} requests that `{host}` may have is left to other tenants"))
+            }
             Why::Host(host, Blocked::Rate(until)) => {
                 (Some(until), format!("the rate of requests to `{host}` is used up"))
             }
@@ -147,7 +151,7 @@ impl Why<'_> {
             Why::Task(wait) => task_reason(wait),
             Why::Cap => WaitReason::JobLimit,
             Why::JobRate | Why::Host(_, Blocked::Rate(_)) => WaitReason::RateLimit,
-            Why::Tenant | Why::Host(_, Blocked::Share) => WaitReason::TenantLimit,
+            Why::Tenant | Why::Host(_, Blocked::Share | Blocked::LeftToOthers) => WaitReason::TenantLimit,
             Why::Storage(_) => WaitReason::TenantStorage,
             Why::Host(_, Blocked::Full) => WaitReason::HostLimit,
             Why::Host(_, Blocked::Paused(_)) => WaitReason::HostPaused,

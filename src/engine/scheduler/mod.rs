@@ -341,7 +341,11 @@ impl Scheduler {
             }
             // Those that come now are taken here: nothing needs to be woken for them once more.
             let _ = self.runner.hosts.freed().now_or_never();
-            for host in self.runner.hosts.take_freed() {
+            let freed = self.runner.hosts.take_freed();
+            if !freed.is_empty() {
+                self.queue.set_left(self.runner.hosts.left());
+            }
+            for host in freed {
                 self.queue.wake_host(&host, 1);
             }
         }

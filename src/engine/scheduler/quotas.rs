@@ -128,8 +128,9 @@ impl Scheduler {
             |tenant: &TenantNo| book.tenant_numbered(*tenant).is_some_and(|it| it.quotas.tasks_per_second.is_some());
         self.allowances.retain(|tenant, _| has_rate(tenant));
         self.queue.set_shares(book.shares());
-        let is_change = self.runner.hosts.set_shares(book.host_shares());
+        let is_change = self.runner.hosts.set_shares(book.shares(), book.has_several_tenants());
         let mut hosts: BTreeSet<Host> = self.runner.hosts.take_freed().into_iter().collect();
+        self.queue.set_left(self.runner.hosts.left());
         if is_change {
             // Who may have had nothing at a host waits there, and the host has no state for it.
             hosts.extend(self.queue.hosts_waited_for());
@@ -194,6 +195,10 @@ impl Scheduler {
             _ if it.is_suspended => "the tenant is suspended".to_owned(),
             Some(most) if self.queue.running_of_tenant(tenant) >= most => {
                 as_many(most, " of the tenant", "its `running_tasks` allows")
+            }
+            _ if self.queue.is_held_back(tenant) => {
+                let (runs, places) = (self.queue.running_of_tenant(tenant), self.places());
+                format!("{runs} tasks of the tenant run, and the rest of the {places} places is left to other tenants")
             }
             _ => "the tenant's `requests_per_second` is used up".to_owned(),
         }

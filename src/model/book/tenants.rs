@@ -75,11 +75,6 @@ impl Book {
         shares.filter(|(_, share)| *share != Share::default()).collect()
     }
 
-    /// Returns how many requests tenants may have in flight to one host, where that is limited.
-    pub fn host_shares(&self) -> HashMap<TenantNo, u32> {
-        self.tenants.values().filter_map(|it| Some((it.no, it.quotas.running_per_host?))).collect()
-    }
-
     /// Returns the rates of tenants, where they are limited.
     pub fn tenant_rates(&self) -> HashMap<TenantNo, RateLimit> {
         let rates = self.tenants.values().map(|it| {
@@ -96,6 +91,11 @@ impl Book {
     /// Returns whether there never was another tenant than the one that always exists.
     pub fn has_one_tenant(&self) -> bool {
         self.tenants.len() == 1
+    }
+
+    /// Returns whether there are several tenants now, who leave something to each other.
+    pub fn has_several_tenants(&self) -> bool {
+        self.tenant_names.len() > 1
     }
 
     /// Returns whether there are several for whom work may be done.

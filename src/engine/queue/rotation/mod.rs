@@ -176,6 +176,14 @@ impl Rotation {
         }
     }
 
+    /// Says how many places would be free once another task has begun, of which tenants leave some to each other; `None`: there is
+    /// one tenant.
+    pub(crate) fn set_left(&mut self, left: Option<u32>) {
+        for tenant in self.rings.set_left(left) {
+            self.pass_on_all(tenant);
+        }
+    }
+
     /// Sets whether a tenant has used up its rate for now.
     pub(crate) fn set_tenant_resting(&mut self, tenant: TenantNo, is_resting: bool) {
         if self.rings.set_resting(tenant, is_resting) {
@@ -262,8 +270,13 @@ impl Rotation {
         passed: &mut Passed,
     ) -> Option<(JobId, LaneNumber)> {
         let (mut aside, mut kept_turns) = (Vec::new(), 0);
+        let mut has_looked = false;
         while aside.len() < ASIDE_MAX && later.len() < ASIDE_MAX * LATER_MAX {
             let tenant = self.rings.first(&aside)?;
+            if !std::mem::replace(&mut has_looked, true) {
+                // What has missed room would wait for as long as other hosts have work.
+                self.look_at_missed(tenant);
+            }
             let Some((job, ticket)) = self.rings.pop(tenant) else {
                 if kept_turns > 0 && self.rings.missed(tenant).is_some() {
                     // Its jobs wait for reads: more lanes of it would do the same.
@@ -417,6 +430,11 @@ impl Rotation {
         } else {
             Hold::Turn
         }
+    }
+
+    /// Whether a tenant leaves the places that are free to others.
+    pub(crate) fn is_held_back(&self, tenant: TenantNo) -> bool {
+        self.rings.is_held_back(tenant)
     }
 
     /// How many tasks of a tenant run.

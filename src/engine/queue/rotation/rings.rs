@@ -4,6 +4,9 @@
 //! such tenants whoever has waited longest. What is shared are the places at which tasks run and not the starts, since a
 //! tenant whose origins never answer would come to hold every place otherwise. Only who has work stands in the order, and
 //! nothing is saved up for who has none. Priorities are each tenant's own affair.
+//!
+//! None takes the last places ([`Level::held_from`]). The tenants stand in the order of what they use, so where the first is held
+//! back by that all are, and nobody has to be told when there are more places again.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -11,6 +14,7 @@ use std::ops::Bound;
 
 use crate::model::host::Host;
 use crate::model::ids::JobId;
+use crate::model::level::Level;
 use crate::model::tenant::{Share, TenantNo};
 
 /// The jobs of one tenant.
@@ -39,10 +43,7 @@ struct Ring {
 }
 
 /// A place among the tenants: how much of its share is used, and since when it stands there.
-type Turn = (u64, u64);
-
-/// Levels have so many binary places: with whole numbers, tenants of large weights would all stand at 0.
-const LEVEL_BITS: u32 = 20;
+type Turn = (Level, u64);
 
 /// Entries of jobs that are gone which a tenant may have whatever its jobs are.
 const ENTRIES_SPARE: usize = 64;
@@ -54,6 +55,8 @@ pub(super) struct Rings {
     order: BTreeSet<(Turn, TenantNo)>,
     /// What tenants may, where that is not the same for all.
     shares: HashMap<TenantNo, Share>,
+    /// The level from which on tenants leave what is free to others; `None`: there are no others.
+    held_from: Option<Level>,
     /// The last ticket that was given out.
     tickets: u64,
 }
@@ -78,8 +81,13 @@ impl Ring {
         lower.or_else(|| self.jobs.first_key_value().map(|(priority, _)| *priority))
     }
 
-    fn level(&self) -> u64 {
-        (u64::from(self.running) << LEVEL_BITS) / u64::from(self.share.weight.max(1))
+    fn level(&self) -> Level {
+        Level::of(self.running, self.share.weight)
+    }
+
+    /// Returns whether a task of it may start, where whoever has so much leaves what is free to others.
+    fn may_start(&self, held_from: Option<Level>) -> bool {
+        self.is_able() && !is_held(self.level(), held_from)
     }
 }
 
@@ -135,7 +143,22 @@ impl Rings {
 
     /// Returns whether a task of a tenant may start, as far as that goes.
     pub(super) fn is_able(&self, tenant: TenantNo) -> bool {
-        self.tenants.get(&tenant).is_none_or(Ring::is_able)
+        self.tenants.get(&tenant).is_none_or(|ring| ring.may_start(self.held_from))
+    }
+
+    /// Returns whether a tenant leaves what is free to others.
+    pub(super) fn is_held_back(&self, tenant: TenantNo) -> bool {
+        self.tenants.get(&tenant).is_some_and(|ring| is_held(ring.level(), self.held_from))
+    }
+
+    /// Says how many places would be free once another task has begun; `None`: there is one tenant. Returns those that can start
+    /// nothing any more.
+    pub(super) fn set_left(&mut self, left: Option<u32>) -> Vec<TenantNo> {
+        let from = left.map(Level::held_from);
+        let before = std::mem::replace(&mut self.held_from, from);
+        let Some(from) = from.filter(|from| before.is_none_or(|before| before > *from)) else { return Vec::new() };
+        let held = self.order.range(((from, 0), 0)..).take_while(|((level, _), _)| !is_held(*level, before));
+        held.map(|(_, tenant)| *tenant).collect()
     }
 
     /// Returns how many tasks of a tenant run.
@@ -179,9 +202,9 @@ impl Rings {
     /// Changes a tenant, and its place. Returns whether it could start tasks before and cannot now.
     fn change(&mut self, tenant: TenantNo, change: impl FnOnce(&mut Ring)) -> bool {
         let Some(ring) = self.tenants.get_mut(&tenant) else { return false };
-        let was_able = ring.is_able();
+        let was_able = ring.may_start(self.held_from);
         change(ring);
-        let is_able = ring.is_able();
+        let is_able = ring.may_start(self.held_from);
         self.place(tenant);
         was_able && !is_able
     }
@@ -210,9 +233,10 @@ impl Rings {
         self.place(tenant);
     }
 
-    /// Returns the tenant whose turn it is, but for those that were set aside.
+    /// Returns the tenant whose turn it is, but for those that were set aside. `None` also where all leave what is free to others.
     pub(super) fn first(&self, aside: &[TenantNo]) -> Option<TenantNo> {
-        self.order.iter().map(|(_, tenant)| *tenant).find(|tenant| !aside.contains(tenant))
+        let ((level, _), tenant) = self.order.iter().find(|(_, tenant)| !aside.contains(tenant))?;
+        (!is_held(*level, self.held_from)).then_some(*tenant)
     }
 
     /// Notes that the next job of a tenant is one of a lower priority than this, if there is any, until a task of it starts.
@@ -364,4 +388,9 @@ impl Rings {
             Err(format!("tenants stand at {order:?}, and {:?} is the order", self.order))
         }
     }
+}
+
+/// Whether who is at this level leaves what is free to others.
+fn is_held(level: Level, held_from: Option<Level>) -> bool {
+    held_from.is_some_and(|from| level >= from)
 }

@@ -27,6 +27,8 @@ struct World {
     room: HashMap<Host, u32>,
     running: Vec<(JobId, u32)>,
     server_max: usize,
+    /// Whether tenants leave places to each other.
+    leaves: bool,
     order: Vec<(JobId, u32)>,
     /// The jobs whose lanes were told that a host takes nothing of their tenants.
     refused: Vec<JobId>,
@@ -47,6 +49,7 @@ impl World {
             room: (0..hosts).map(|host| (Host::new(&format!("h{host}:80")), room)).collect(),
             running: Vec::new(),
             server_max,
+            leaves: false,
             order: Vec::new(),
             refused: Vec::new(),
             tenant_of: HashMap::new(),
@@ -124,6 +127,8 @@ impl World {
 
     fn dispatch(&mut self) {
         while self.running.len() < self.server_max {
+            let left = self.server_max - self.running.len() - 1;
+            self.lanes.set_left(self.leaves.then_some(left as u32));
             let (room, at, tenants, refused) = (&mut self.room, &self.at, &self.tenant_of, &mut self.refused);
             let picked = self.lanes.pick(|it| match room.get_mut(it.host) {
                 _ if {

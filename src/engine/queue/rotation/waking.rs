@@ -228,7 +228,7 @@ impl Rotation {
         }
     }
 
-    /// A tenant has nothing ready, and may have missed room at a host: one lane that is parked there looks.
+    /// A tenant may have missed room at a host: one lane that is parked there looks.
     pub(super) fn look_at_missed(&mut self, tenant: TenantNo) {
         let Some(host) = self.rings.missed(tenant).cloned() else { return };
         match self.next_parked(&host, |other| (other == tenant).then_some(0)) {

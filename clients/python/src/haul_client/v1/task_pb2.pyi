@@ -153,7 +153,7 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     WAIT_REASON_DRAINING: _WaitReason.ValueType  # 10
     """The server is shutting down."""
     WAIT_REASON_TENANT_LIMIT: _WaitReason.ValueType  # 11
-    """The tenant runs, or asks the host for, as much as its quotas allow, or is suspended."""
+    """The tenant runs, or asks the host for, as much as its quotas or other tenants allow, or is suspended."""
     WAIT_REASON_TENANT_STORAGE: _WaitReason.ValueType  # 12
     """The tenant stores as many bytes as its quota `stored_bytes` allows."""
 
@@ -183,7 +183,7 @@ WAIT_REASON_DISK_SPACE: WaitReason.ValueType  # 9
 WAIT_REASON_DRAINING: WaitReason.ValueType  # 10
 """The server is shutting down."""
 WAIT_REASON_TENANT_LIMIT: WaitReason.ValueType  # 11
-"""The tenant runs, or asks the host for, as much as its quotas allow, or is suspended."""
+"""The tenant runs, or asks the host for, as much as its quotas or other tenants allow, or is suspended."""
 WAIT_REASON_TENANT_STORAGE: WaitReason.ValueType  # 12
 """The tenant stores as many bytes as its quota `stored_bytes` allows."""
 Global___WaitReason: _TypeAlias = WaitReason  # noqa: Y015

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use proptest::prelude::*;
+
 use super::{World, job};
-use crate::engine::queue::rotation::Standing;
+use crate::engine::queue::rotation::{Hold, Standing};
 use crate::model::host::Host;
 use crate::model::tenant::{Share, TenantNo};
 
@@ -244,5 +246,129 @@ fn a_large_weight_is_no_right_to_every_place() {
         world.end(which);
         world.dispatch();
         assert_eq!(world.running_of(16), 5);
+    }
+}
+
+/// A world whose tenants leave places to each other.
+fn leaving(hosts: u32, room: u32, server_max: usize) -> World {
+    World { leaves: true, ..World::shared(hosts, room, server_max) }
+}
+
+#[test]
+fn a_tenant_whose_tasks_never_end_leaves_places_to_others() {
+    let mut world = leaving(1, 100, 64);
+    for (tenant, most) in [(16, 48), (17, 12), (18, 3), (19, 1)] {
+        world.add_for(tenant, tenant.into(), &[(0, 1000)]);
+        world.dispatch();
+        assert_eq!(world.running_of(tenant), most);
+        world.check();
+    }
+    assert_eq!(world.lanes.hold(job(16), 0), Hold::Tenant);
+    assert!(world.lanes.is_held_back(16));
+    // Who ends something gets what becomes free, and one that has the most only once there is much.
+    for _ in 0..100 {
+        let which = world.running.iter().position(|lane| lane.0 == job(19)).unwrap();
+        world.end(which);
+        world.dispatch();
+        assert_eq!([16, 17, 18, 19].map(|tenant| world.running_of(tenant)), [48, 12, 3, 1]);
+    }
+    world.lanes.remove_job(job(17));
+    world.running.retain(|lane| lane.0 != job(17));
+    world.dispatch();
+    let others = world.running_of(18) + world.running_of(19);
+    assert_eq!((world.running_of(16), others), (48, 13), "as much as twice three times what is left");
+    // The last other tenant goes.
+    world.leaves = false;
+    world.dispatch();
+    assert_eq!(world.running.len(), 64);
+    world.check();
+}
+
+/// Room at a host that a tenant missed while it left places to others is found again, whatever work it has elsewhere.
+#[test]
+fn who_was_held_back_finds_the_room_that_it_has_missed() {
+    let mut world = leaving(2, 1, 8);
+    world.room.insert(Host::new("h1:80"), 100);
+    world.add_for(17, 9, &[(0, 1)]);
+    world.dispatch();
+    world.add_for(16, 1, &[(0, 1)]);
+    world.dispatch();
+    world.add_for(16, 2, &[(1, 10_000)]);
+    world.dispatch();
+    assert_eq!((world.running_of(16), world.running_of(17)), (5, 1));
+    let end_of = |world: &mut World, number: u128| {
+        let which = world.running.iter().position(|lane| lane.0 == job(number)).unwrap();
+        world.end(which);
+        world.dispatch();
+        world.check();
+    };
+    end_of(&mut world, 9);
+    for _ in 0..8 {
+        end_of(&mut world, 2);
+    }
+    assert_eq!(world.queued[&(job(1), 0)], 0);
+}
+
+#[test]
+fn fewer_places_than_there_were_hold_all_back() {
+    let mut world = leaving(1, 100, 16);
+    world.add_for(16, 1, &[(0, 1000)]);
+    world.dispatch();
+    assert_eq!(world.running_of(16), 12);
+    world.server_max = 4;
+    world.add_for(17, 2, &[(0, 10)]);
+    world.dispatch();
+    assert_eq!(world.running_of(17), 0);
+    for _ in 0..9 {
+        world.end(0);
+        world.dispatch();
+        world.check();
+    }
+    assert_eq!((world.running_of(16), world.running_of(17)), (3, 1), "the first place that is free is the other's");
+}
+
+proptest! {
+    /// Tenants whose tasks never end, of any weights and with work at any hosts: all tasks of the others run.
+    #[test]
+    fn tasks_that_never_end_keep_no_other_tenant_waiting(
+        places in 6..40_usize,
+        rooms in prop::collection::vec(1..12_u32, 3),
+        jobs in prop::collection::vec((0..3_u32, 0..3_u32, -2..3_i32, 1..30_u32), 1..12),
+        ends in prop::collection::vec(any::<prop::sample::Index>(), 400),
+    ) {
+        const HOGS: u32 = 2;
+        let mut world = leaving(6, 100, places);
+        for (host, room) in rooms.iter().enumerate() {
+            world.room.insert(Host::new(&format!("h{host}:80")), *room);
+        }
+        let add = |world: &mut World, number: usize| {
+            let (tenant, host, priority, count) = jobs[number % jobs.len()];
+            let id = number as u128 + 1;
+            // What never ends is elsewhere, since this world shares no hosts.
+            let (tenant, host) = if number < jobs.len() { (20 + tenant, host) } else { (16 + tenant % HOGS, 3 + host) };
+            world.add_for(tenant, id, &[(host, count)]);
+            world.lanes.set_priority(job(id), priority);
+        };
+        for number in 0..jobs.len() {
+            add(&mut world, number + jobs.len());
+            if number % 2 == 0 {
+                world.dispatch();
+            }
+            add(&mut world, number);
+        }
+        for end in ends {
+            world.dispatch();
+            world.check();
+            let may_end = |which: &usize| world.tenant_of(world.running[*which].0) >= 20;
+            let ending: Vec<usize> = (0..world.running.len()).filter(may_end).collect();
+            if ending.is_empty() {
+                break;
+            }
+            world.end(ending[end.index(ending.len())]);
+        }
+        world.dispatch();
+        let left = world.queued.iter().filter(|(lane, count)| **count > 0 && world.tenant_of(lane.0) >= 20);
+        let running = world.running.iter().filter(|lane| world.tenant_of(lane.0) >= 20).count();
+        prop_assert!(running > 0 || left.count() == 0, "{:?} run", world.running);
     }
 }

@@ -1245,7 +1245,7 @@ export enum WaitReason {
   DRAINING = 10,
 
   /**
-   * The tenant runs, or asks the host for, as much as its quotas allow, or is suspended.
+   * The tenant runs, or asks the host for, as much as its quotas or other tenants allow, or is suspended.
    *
    * @generated from enum value: WAIT_REASON_TENANT_LIMIT = 11;
    */
