@@ -426,7 +426,7 @@ mod tests {
         // One that has failed as often is not waited for.
         remarks.note_failure("a", Timestamp(0));
         let few = Facts { tries_max: 1, ..facts(&ids, None, &remarks) };
-        assert_eq!(beside_paused(&cut(), &few), (vec![0], true), "nobody was asked, which costs nothing");
+        assert_eq!(beside_paused(&cut(), &few), (vec![1, 0], false));
     }
 
     #[test]
@@ -443,6 +443,8 @@ mod tests {
             turns.failed(source, &cut(), false, 0, &facts);
         }
         assert_eq!((asked, turns.awaits(&facts)), (vec![2, 0, 1], false));
+        let late = Facts { now: Timestamp(3_000_000), ..facts };
+        assert_eq!(Turns::new(&late).next(&late, |_| false), Some(2), "also where the backoff of another is over");
     }
 
     /// A source that goes on with what it has brought is not kept from it, and keeps others from it until it has had its tries.

@@ -173,7 +173,7 @@ impl Game {
         let size = 30_000 + dice.below(60_000);
         let cuts = if dice.one_in(3) { 1 + dice.below(2) as usize } else { 0 };
         let mut players = vec![Player { fault: None, pauses: pauses(&mut dice, 2) }];
-        for _ in 0..1 + dice.below(2) {
+        for _ in 0..=dice.below(2) {
             let fault = match dice.below(8) {
                 0 => Fault::Gone,
                 1 => Fault::Broken,

@@ -80,6 +80,6 @@ pub(crate) async fn a_read_fails_as_parts_come_back() {
     engine.retry(job, TaskChoice::All).await.unwrap();
     let ended = engine.ended(job).await.unwrap();
     assert_eq!(ended.state, JobState::Succeeded);
-    assert_eq!(*host.0.lock().unwrap(), ["".to_owned(), format!("bytes={CUT}-")]);
+    assert_eq!(*host.0.lock().unwrap(), [String::new(), format!("bytes={CUT}-")]);
     assert_eq!(std::fs::read(dir.path().join("downloads").join(ended.directory()).join("f")).unwrap(), CONTENT);
 }
