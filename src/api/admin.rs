@@ -106,8 +106,8 @@ impl Admin {
         let mut tls = self.facts.tls.as_ref().map(|tls| tls.state()).unwrap_or_default();
         // Which files there are is for those who run the server.
         if !tls.reload_error.is_empty() && !caller.may(Role::Monitor) {
-            tls.reload_error =
-                "the certificates could not be read again; operators and monitors are told why".to_owned();
+            "the certificates could not be read again; operators and monitors are told why"
+                .clone_into(&mut tls.reload_error);
         }
         let sealing = self.store.sealing().await.map_err(EngineError::from)?;
         Ok(pb::AccessInfo {

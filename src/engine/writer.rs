@@ -335,7 +335,7 @@ impl Work {
             let changes = std::mem::discriminant(now) != std::mem::discriminant(&condition);
             match &condition {
                 Condition::Blocked(why) | Condition::Busy(why) if changes => {
-                    tracing::error!("nothing can be committed until it works: {why}")
+                    tracing::error!("nothing can be committed until it works: {why}");
                 }
                 Condition::Short(why) if changes => tracing::error!("nothing is added any more: {why}"),
                 Condition::Writable if changes => tracing::info!("changes are committed again"),

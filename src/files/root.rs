@@ -103,7 +103,7 @@ impl Root {
 
     /// Opens another root, and makes it when it is missing. What both set aside on one file system counts together.
     pub fn beside(&self, path: &Path) -> Result<Root, Failure> {
-        self.counting_with(Root::open(path)?)
+        Ok(self.counting_with(Root::open(path)?))
     }
 
     /// As [`Root::beside`], for a directory of this name in another one of this root. Where either is a link it is refused:
@@ -113,7 +113,7 @@ impl Root {
             let outer = make_dir(&self.dir, outer)?;
             make_dir(&outer, name).map(|inner| Dir::from_std_file(inner.into()))
         };
-        self.counting_with(Root::of(open(), None, &format!("{outer}/{name}"))?)
+        Ok(self.counting_with(Root::of(open(), None, &format!("{outer}/{name}"))?))
     }
 
     /// Renames a directory that stands in another one of this root, if both are there.
@@ -125,9 +125,9 @@ impl Root {
         }
     }
 
-    fn counting_with(&self, other: Root) -> Result<Root, Failure> {
+    fn counting_with(&self, other: Root) -> Root {
         let (space, claims) = (Arc::clone(&self.space), Arc::new(self.claims.beside()));
-        Ok(Root { space, claims, faults: self.faults.clone(), ..other })
+        Root { space, claims, faults: self.faults.clone(), ..other }
     }
 
     /// Lets the disk fail as `faults` says.

@@ -62,12 +62,11 @@ impl Roots {
     pub fn put_aside(&self, tenant: &Owner) -> Result<(), Failure> {
         self.lock().remove(&tenant.no);
         let gone = format!("{GONE_PREFIX}{}", tenant.no);
-        let (place, moved) = match self.named.get(&*tenant.name) {
-            Some(place) => (place.display().to_string(), move_within(place, &gone)),
-            None => {
-                let moved = self.own.rename_within(TENANTS_DIR, &tenant.name, &gone);
-                (format!("{TENANTS_DIR}/{}", tenant.name), moved)
-            }
+        let (place, moved) = if let Some(place) = self.named.get(&*tenant.name) {
+            (place.display().to_string(), move_within(place, &gone))
+        } else {
+            let moved = self.own.rename_within(TENANTS_DIR, &tenant.name, &gone);
+            (format!("{TENANTS_DIR}/{}", tenant.name), moved)
         };
         moved.map_err(|error| failure("put aside", &place, &error))
     }

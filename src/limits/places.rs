@@ -119,10 +119,14 @@ impl Places {
         let tenant = holding.tenant;
         if is_idle {
             self.idle += 1;
-            tenant.into_iter().for_each(|tenant| self.working.release(tenant));
+            if let Some(tenant) = tenant {
+                self.working.release(tenant);
+            }
         } else {
             self.idle -= 1;
-            tenant.into_iter().for_each(|tenant| self.working.start(tenant));
+            if let Some(tenant) = tenant {
+                self.working.start(tenant);
+            }
         }
         true
     }

@@ -202,14 +202,14 @@ mod tests {
             queues.join(&host, tenant, Arc::default());
         }
         queues.hold_back(&host, 1, 0, true);
-        assert_eq!(queues.first(&host, |tenant| Some(tenant)), Some(1), "another of the same tenant");
+        assert_eq!(queues.first(&host, Some), Some(1), "another of the same tenant");
         assert!(queues.is_behind(&host, 1, Some(0)) && !queues.is_behind(&host, 1, Some(1)));
         queues.hold_back(&host, 1, 1, true);
-        assert_eq!(queues.first(&host, |tenant| Some(tenant)), Some(2), "and then one of another tenant");
+        assert_eq!(queues.first(&host, Some), Some(2), "and then one of another tenant");
         assert!(queues.has_held_back() && queues.has_newly_held_back());
         queues.forget_newly_held_back();
         queues.hold_back(&host, 1, 0, false);
-        assert_eq!(queues.first(&host, |tenant| Some(tenant)), Some(0), "it has kept its place");
+        assert_eq!(queues.first(&host, Some), Some(0), "it has kept its place");
         assert!(queues.leave(&host, 1, 0) && !queues.leave(&host, 1, 1) && queues.leave(&host, 2, 2));
         assert!(queues.is_empty() && !queues.has_held_back() && !queues.has_newly_held_back());
     }

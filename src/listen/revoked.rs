@@ -30,7 +30,7 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Lists, String> {
     }
     let mut known = HashSet::new();
     for list in &lists {
-        let list = BorrowedCertRevocationList::from_der(list).map_err(|error| unreadable(is_der, error))?;
+        let list = BorrowedCertRevocationList::from_der(list).map_err(|error| unreadable(is_der, &error))?;
         let list = CertRevocationList::from(list);
         // Also where each is for a part of its certificates: one that does not say of which it is, is looked for in the first alone.
         if !known.insert(list.issuer().to_vec()) {
@@ -42,7 +42,7 @@ pub(super) fn parse(bytes: Vec<u8>) -> Result<Lists, String> {
     Ok(Lists { lists, next_update })
 }
 
-fn unreadable(is_der: bool, error: webpki::Error) -> String {
+fn unreadable(is_der: bool, error: &webpki::Error) -> String {
     if is_der {
         format!("there is no list of revoked certificates in it, neither in PEM nor, as a whole file, in DER ({error})")
     } else {

@@ -34,8 +34,8 @@ pub(super) struct HttpBody {
     pace: Pace,
     /// Fires at or before the next deadline, and is set again only then: setting it for every chunk would cost more.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Until when is looked once more since the process stood still, once that is known.
-    second_look: Option<Option<Instant>>,
+    /// Until when is looked once more since the process stood still; at once where it did not, once that is known.
+    second_look: Option<Instant>,
 }
 
 impl HttpBody {
@@ -142,15 +142,14 @@ impl HttpBody {
         loop {
             // Looked at first: a timer does not fire in a turn that reading has used up.
             if Instant::now() >= deadline {
-                let second_look = || patience::second_look(deadline).map(|look| Instant::now() + look);
-                match *self.second_look.get_or_insert_with(second_look) {
-                    Some(end) if Instant::now() < end => {
-                        timer.as_mut().reset(end);
-                        ready!(timer.as_mut().poll(cx));
-                        continue;
-                    }
-                    _ => return Poll::Ready(failure(&self.pace)),
+                let second_look = || Instant::now() + patience::second_look(deadline).unwrap_or_default();
+                let end = *self.second_look.get_or_insert_with(second_look);
+                if Instant::now() >= end {
+                    return Poll::Ready(failure(&self.pace));
                 }
+                timer.as_mut().reset(end);
+                ready!(timer.as_mut().poll(cx));
+                continue;
             }
             ready!(timer.as_mut().poll(cx));
             timer.as_mut().reset(deadline);

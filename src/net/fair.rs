@@ -145,7 +145,7 @@ mod tests {
             }
         };
         let mut gone: Vec<_> = (0..100).map(|_| Box::pin(places.take(1))).collect();
-        let held: Vec<_> = gone.iter_mut().filter_map(|it| it.now_or_never()).collect();
+        let held: Vec<_> = gone.iter_mut().filter_map(futures_util::FutureExt::now_or_never).collect();
         assert_eq!(held.len(), 2);
         drop((held, gone));
         join_all((0..1000).map(|number| work(number % 3))).await;

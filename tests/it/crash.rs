@@ -239,7 +239,7 @@ async fn a_row_that_cannot_be_read_holds_nothing_else() {
         let mut jobs = Vec::new();
         for _ in 0..3 {
             let id = server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
-            server.jobs().pause_job(pb::PauseJobRequest { job_id: id.clone(), ..Default::default() }).await.unwrap();
+            server.jobs().pause_job(pb::PauseJobRequest { job_id: id.clone() }).await.unwrap();
             let tasks = (0..5).map(|_| fetch(origin.url("/a"))).collect();
             let chunk = pb::AddTasksRequest { job_id: id.clone(), chunk_id: "c".into(), tasks };
             let mut answers = server.jobs().add_tasks(tokio_stream::once(chunk)).await.unwrap().into_inner();
@@ -272,7 +272,7 @@ async fn a_row_that_cannot_be_read_holds_nothing_else() {
         assert!(server.log().contains(&jobs[0]), "{}", server.log());
         let all = server.jobs().list_jobs(pb::ListJobsRequest::default()).await.unwrap().into_inner().jobs;
         assert!(all.iter().any(|it| it.job_id == jobs[2]) && all.iter().all(|it| it.job_id != jobs[0]));
-        server.jobs().resume_job(pb::ResumeJobRequest { job_id: jobs[2].clone(), ..Default::default() }).await.unwrap();
+        server.jobs().resume_job(pb::ResumeJobRequest { job_id: jobs[2].clone() }).await.unwrap();
         until(async || server.job(&jobs[2]).await.counts.unwrap().succeeded == 4).await;
         let unreadable = if how.contains("ff") { &jobs[..2] } else { &jobs[..1] };
         for id in unreadable {

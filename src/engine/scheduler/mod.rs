@@ -339,15 +339,19 @@ impl Scheduler {
             for command in taken.drain(..) {
                 self.command(command);
             }
-            // Those that come now are taken here: nothing needs to be woken for them once more.
-            let _ = self.runner.hosts.freed().now_or_never();
-            let freed = self.runner.hosts.take_freed();
-            if !freed.is_empty() {
-                self.queue.set_left(self.runner.hosts.left());
-            }
-            for host in freed {
-                self.queue.wake_host(&host, 1);
-            }
+            self.take_freed();
+        }
+    }
+
+    /// Wakes lanes at hosts that have room again. Those that come now are taken here: nothing needs to be woken for them once more.
+    fn take_freed(&mut self) {
+        let _ = self.runner.hosts.freed().now_or_never();
+        let freed = self.runner.hosts.take_freed();
+        if !freed.is_empty() {
+            self.queue.set_left(self.runner.hosts.left());
+        }
+        for host in freed {
+            self.queue.wake_host(&host, 1);
         }
     }
 

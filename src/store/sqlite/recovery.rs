@@ -103,7 +103,7 @@ pub(super) async fn recover(reader: &Reader, after: Option<JobId>) -> Result<Rec
 
 /// The id in a line that [`lines::Lines::last_head`] found.
 fn job_of(text: &str) -> Result<JobId, StoreError> {
-    lines::parse(&format!("\"{text}\""), "the id of a job")
+    lines::parse(format!("\"{text}\""), "the id of a job")
 }
 
 /// The task named by a job, a number that goes before its index, and its index; see [`lines::Lines::last_head`].

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use sqlx::error::DatabaseError;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _, SqliteConnection};
@@ -118,7 +119,7 @@ async fn look(path: &Path, bytes: u64) -> Result<(), Refusal> {
 /// Whether a change of the first start was cut before the database had its log: whoever opens it for reads alone must not undo that.
 fn is_half_made(error: &sqlx::Error) -> bool {
     const READ_ONLY_ROLLBACK: &str = "776";
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == READ_ONLY_ROLLBACK)
+    error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == READ_ONLY_ROLLBACK)
 }
 
 /// Undoes a change that was cut.
