@@ -14,6 +14,7 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult, ShortOf};
 use crate::model::secret::redacted_text;
 use crate::model::spec::DownloadSpec;
+use crate::model::time::Timestamp;
 
 /// Makes one attempt. What it holds at its end, if that is not a file, is checkpointed.
 pub(super) async fn run(
@@ -27,7 +28,8 @@ pub(super) async fn run(
         Ok(order) => {
             let (log, held) = (Log::of(&order), Held::default());
             let turns = Turns::new(&facts(&order, &held));
-            let mut attempt = Attempt { log, order, held, turns, may_mix: true, has_looked: false };
+            let looked_at = (order.ctx.now)();
+            let mut attempt = Attempt { log, order, held, turns, may_mix: true, has_looked: false, looked_at };
             // It is large, and so would be whatever awaits this.
             let end = Box::pin(attempt.run()).await;
             let url = attempt.log.url(&attempt.order);
@@ -54,6 +56,8 @@ struct Attempt<'a> {
     log: Log,
     held: Held,
     turns: Turns,
+    /// When was looked last which source may be asked.
+    looked_at: Timestamp,
     /// Whether sources may bring one file together. Not any more once such a file was wrong: one of them has other content
     /// than it should, and a source that is right must not be spoilt by it.
     may_mix: bool,
@@ -108,12 +112,15 @@ impl Attempt<'_> {
                 break;
             }
             let keeps_back = self.held.remarks.pauses < PAUSES_MAX;
+            // Before the note, after which sources of one name may have had their tries.
+            let awaited: Vec<usize> = self.turns.awaited(&facts(&self.order, &self.held)).collect();
             let is_noted = self.note_wait(&failures).await;
             // Where nobody was asked or kept from it, nothing needs a bound.
             if is_noted || !(keeps_back || self.turns.has_asked()) {
-                return Err(self.waiting(failures));
+                return Err(self.waiting(failures, &awaited));
             }
-            if !keeps_back {
+            if !keeps_back || self.held.stored().is_some() {
+                // The attempt counts, and what is held stays: whoever was asked now might have something else.
                 break;
             }
             // The number of waits cannot be kept: so that they do not go on for ever, nobody waits.
@@ -163,8 +170,10 @@ impl Attempt<'_> {
     }
 
     fn next_source(&mut self) -> Option<usize> {
-        let Attempt { order, held, turns, .. } = self;
-        turns.next(&facts(order, held), |source| order.ctx.transport.is_paused(&order.sources[source]))
+        let Attempt { order, held, turns, looked_at, .. } = self;
+        let facts = facts(order, held);
+        *looked_at = facts.now;
+        turns.next(&facts, |source| order.ctx.transport.is_paused(&order.sources[source]))
     }
 
     /// Notes a wait for the end of a pause, and who has failed. `false`: it will not be known.
@@ -181,10 +190,10 @@ impl Attempt<'_> {
     }
 
     /// The attempt waits for the end of a pause, or to ask another source again, if that comes first.
-    fn waiting(&mut self, failures: Vec<Failed>) -> Halt {
-        let facts = facts(&self.order, &self.held);
-        let awaited: Vec<usize> = self.turns.awaited(&facts).collect();
-        let waiting = waiting(failures, &awaited, facts.backoffs());
+    fn waiting(&mut self, failures: Vec<Failed>, awaited: &[usize]) -> Halt {
+        // What has come to its end since that look was not asked, and ends the wait at once.
+        let facts = Facts { now: self.looked_at, ..facts(&self.order, &self.held) };
+        let waiting = waiting(failures, awaited, facts.backoffs());
         waiting.map_or_else(nobody, |waiting| self.told(waiting))
     }
 

@@ -37,8 +37,9 @@ pub(super) fn note_failures(
 ) {
     for (source, id) in ids.iter().enumerate() {
         let own = || failures.iter().filter(|it| it.source == source && !it.is_pause() && !it.is_wrong_file());
-        let Some(soonest) = own().min_by_key(|it| (!it.failure.retryable, it.failure.retry_after)) else { continue };
-        if soonest.failure.retryable {
+        let comes_again = |it: &Failed| it.failure.retryable || retry.asks_for(&it.failure);
+        let Some(soonest) = own().min_by_key(|it| (!comes_again(it), it.failure.retry_after)) else { continue };
+        if comes_again(soonest) {
             let times = remarks.failures(id).saturating_add(1);
             let wait = backoff(retry, times, 0.0).max(soonest.failure.retry_after.unwrap_or_default());
             remarks.note_failure(id, now.plus(wait));

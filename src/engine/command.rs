@@ -499,7 +499,6 @@ impl Command {
     }
 }
 
-/// Why what needs room, or ends work, cannot be done as the store is now.
 impl EngineError {
     /// The error of a change that the store did not take, but may take later.
     pub(crate) fn not_stored(error: &StoreError) -> EngineError {
@@ -510,6 +509,7 @@ impl EngineError {
     }
 }
 
+/// Why what needs room, or ends work, cannot be done as the store is now.
 fn not_now(store: Condition, needs_room: bool, ends_work: bool) -> Option<EngineError> {
     match store {
         Condition::Blocked(why) if needs_room => Some(EngineError::StoreFull(why)),

@@ -201,6 +201,11 @@ impl Hosts {
         inner.rules.are_several.then(|| inner.places.left(inner.places_max()).saturating_sub(1))
     }
 
+    /// Returns the tenants of which the number of attempts that have given their place away has changed, with that number.
+    pub fn take_idle(&self) -> Vec<(TenantNo, u32)> {
+        self.lock().places.take_idle()
+    }
+
     /// Takes a place for an attempt, if as many as may do not work already.
     pub fn take_place(self: &Arc<Self>) -> Option<AttemptPlace> {
         let mut inner = self.lock();
@@ -352,6 +357,10 @@ impl Place<'_> {
             if is_held_back && !was_held_back {
                 // Those behind it are the first now.
                 inner.wake(self.host, now);
+            }
+            if was_held_back && !is_held_back {
+                // More than one place may have become free, and this one may have to wait for its host.
+                inner.queues.wake_held_back();
             }
         }
         was_held_back

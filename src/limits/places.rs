@@ -8,7 +8,7 @@
 //! Where there are several tenants, one that has as many places as [`Level::held_from`] says takes none back either, before there
 //! are more free.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::limits::shares::Shares;
 use crate::model::level::Level;
@@ -30,6 +30,9 @@ pub(super) struct Places {
     unnamed: usize,
     /// How many places tenants have.
     working: Shares,
+    /// How many attempts of each tenant have given their place away, and of which tenants that has changed.
+    idle_of: HashMap<TenantNo, u32>,
+    changed: HashSet<TenantNo>,
 }
 
 /// What an attempt has.
@@ -84,11 +87,32 @@ impl Places {
     pub(super) fn end(&mut self, attempt: AttemptNo) {
         let Some(holding) = self.attempts.remove(&attempt) else { return };
         self.unnamed -= usize::from(holding.tenant.is_none());
-        if holding.is_idle {
-            self.idle -= 1;
-        } else if let Some(tenant) = holding.tenant {
-            self.working.release(tenant);
+        match holding.tenant {
+            Some(tenant) if holding.is_idle => self.idle_no_more(tenant),
+            Some(tenant) => self.working.release(tenant),
+            None => {}
         }
+        self.idle -= usize::from(holding.is_idle);
+    }
+
+    fn idle_no_more(&mut self, tenant: TenantNo) {
+        self.changed.insert(tenant);
+        if let Some(count) = self.idle_of.get_mut(&tenant) {
+            *count -= 1;
+            if *count == 0 {
+                self.idle_of.remove(&tenant);
+            }
+        }
+    }
+
+    /// Returns the tenants of which the number of attempts without a place has changed since the last call, with that number.
+    pub(super) fn take_idle(&mut self) -> Vec<(TenantNo, u32)> {
+        let changed = std::mem::take(&mut self.changed);
+        let mut changed: Vec<_> =
+            changed.into_iter().map(|tenant| (tenant, self.idle_of.get(&tenant).copied().unwrap_or(0))).collect();
+        // In an order of their own, since a simulation has to repeat itself.
+        changed.sort_unstable();
+        changed
     }
 
     /// Whether an attempt has a place, or can take one.
@@ -121,11 +145,14 @@ impl Places {
             self.idle += 1;
             if let Some(tenant) = tenant {
                 self.working.release(tenant);
+                *self.idle_of.entry(tenant).or_default() += 1;
+                self.changed.insert(tenant);
             }
         } else {
             self.idle -= 1;
             if let Some(tenant) = tenant {
                 self.working.start(tenant);
+                self.idle_no_more(tenant);
             }
         }
         true

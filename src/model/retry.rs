@@ -30,6 +30,11 @@ impl RetryPolicy {
     pub fn is_last(&self, attempt: u32) -> bool {
         attempt >= self.max_attempts
     }
+
+    /// Whether another attempt is wanted after this failure, although the same is to be expected of it.
+    pub fn asks_for(&self, failure: &Failure) -> bool {
+        failure.http_status != 0 && self.retry_statuses.contains(&failure.http_status)
+    }
 }
 
 /// Whether sending a request of this method twice is meant to have the effect of sending it once (RFC 9110, section
@@ -66,9 +71,8 @@ pub enum Decision {
 /// The wait is the backoff with its jitter, or what the origin asked for (`Retry-After`) if that is longer; the latter
 /// has been capped by the server's limit where it was read.
 pub fn decide(policy: &RetryPolicy, attempt: u32, failure: &Failure, now: Timestamp, chance: f64) -> Decision {
-    let asked_for = policy.retry_statuses.contains(&failure.http_status) && failure.http_status != 0;
     let may_repeat = policy.may_repeat || failure.is_unsent;
-    if policy.is_last(attempt) || !may_repeat || !(failure.retryable || asked_for) {
+    if policy.is_last(attempt) || !may_repeat || !(failure.retryable || policy.asks_for(failure)) {
         return Decision::GiveUp;
     }
     let wait = backoff(policy, attempt, chance).max(failure.retry_after.unwrap_or_default());

@@ -83,17 +83,21 @@ impl Names {
 struct Waiter<'a> {
     names: &'a Mutex<Names>,
     key: (TenantNo, Box<str>),
-    look_up: LookUp,
+    /// `None` once it goes.
+    look_up: Option<LookUp>,
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut names = lock(self.names);
-        let is_unused = names.asked.get(&self.key).is_some_and(|asked| {
-            asked.look_up.ptr_eq(&self.look_up)
-                && asked.look_up.strong_count() == Some(2)
-                && !asked.has_begun.load(Ordering::Relaxed)
-        });
+        let Some(own) = self.look_up.take() else { return };
+        let is_same = names.asked.get(&self.key).is_some_and(|asked| asked.look_up.ptr_eq(&own));
+        // Under the lock, so that of two who go at once one is the last.
+        drop(own);
+        let is_unused = is_same
+            && names.asked.get(&self.key).is_some_and(|asked| {
+                asked.look_up.strong_count() == Some(1) && !asked.has_begun.load(Ordering::Relaxed)
+            });
         // Freed outside the lock: its place may go to another one.
         let unused = is_unused.then(|| names.asked.remove(&self.key));
         drop(names);
@@ -118,9 +122,12 @@ impl Resolver {
         let key = (tenant, Box::from(name));
         let waiter = match self.known(&key) {
             Ok(addresses) => return Ok(addresses),
-            Err(look_up) => Waiter { names: &self.names, key, look_up },
+            Err(look_up) => Waiter { names: &self.names, key, look_up: Some(look_up) },
         };
-        waiter.look_up.clone().await
+        match &waiter.look_up {
+            Some(look_up) => look_up.clone().await,
+            None => Err(Arc::from("the look-up was given up")),
+        }
     }
 
     /// Returns what is known of a name, else the look-up that is under way or begins now.

@@ -166,6 +166,11 @@ impl Queue {
         self.rotation.set_left(left);
     }
 
+    /// See `Rotation::set_idle`.
+    pub(crate) fn set_idle(&mut self, tenant: TenantNo, idle: u32) {
+        self.rotation.set_idle(tenant, idle);
+    }
+
     /// See `Rotation::set_tenant_resting`.
     pub(crate) fn set_tenant_resting(&mut self, tenant: TenantNo, is_resting: bool) {
         self.rotation.set_tenant_resting(tenant, is_resting);

@@ -41,13 +41,23 @@ impl Scheduler {
         while !self.draining && may_start(self) && !self.is_blocked() {
             let now = self.now();
             let Some(mut place) = self.runner.hosts.take_place() else { return };
-            self.queue.set_left(place.left());
+            self.set_left(place.left());
             let Some((job, task, mut permit)) = self.pick(now) else { return };
             place.begin();
             permit.belongs_to(&place);
             permit.is_for(self.jobs.get(job).map(|run| run.job.party()).unwrap_or_default());
             self.start(job, task, permit, place, now);
         }
+    }
+
+    /// Says to the queue how many places would be left, and what tenants have of those that are taken.
+    pub(super) fn set_left(&mut self, left: Option<u32>) {
+        if left.is_some() {
+            for (tenant, idle) in self.runner.hosts.take_idle() {
+                self.queue.set_idle(tenant, idle);
+            }
+        }
+        self.queue.set_left(left);
     }
 
     /// Whether what has ended and was not taken in, with what it brought, is no more than what may run. An attempt that has

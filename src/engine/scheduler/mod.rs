@@ -348,7 +348,7 @@ impl Scheduler {
         let _ = self.runner.hosts.freed().now_or_never();
         let freed = self.runner.hosts.take_freed();
         if !freed.is_empty() {
-            self.queue.set_left(self.runner.hosts.left());
+            self.set_left(self.runner.hosts.left());
         }
         for host in freed {
             self.queue.wake_host(&host, 1);

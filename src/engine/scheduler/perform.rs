@@ -292,7 +292,7 @@ impl Scheduler {
     fn limits_stored(&mut self, limits: Limits, reply: Reply<Limits>) {
         self.runner.server_bytes.set(limits.bytes_per_second);
         self.runner.hosts.set_limits(limits.clone());
-        self.queue.set_left(self.runner.hosts.left());
+        self.set_left(self.runner.hosts.left());
         for host in self.runner.hosts.take_freed() {
             self.wake_host(&host);
         }

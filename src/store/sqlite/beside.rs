@@ -1,5 +1,6 @@
 //! Looks at a data directory as a start would find it, beside a running server or without one, and changes nothing.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::model::access::{AccessRow, Principal, Token};
 use crate::model::book::Book;
 use crate::store::sqlite::keys::{Keyring, RootKeys};
 use crate::store::sqlite::lines;
-use crate::store::sqlite::lock::DirLock;
+use crate::store::sqlite::lock::{DirLock, LOCK_FILE};
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::text::Text;
@@ -78,7 +79,12 @@ pub(super) fn has_log(dir: &Path) -> bool {
 
 /// Removes the empty log that a read made, unless a server has started to use it meanwhile.
 pub(super) fn remove_log(dir: &Path) {
+    let (lock_file, had_lock) = (dir.join(LOCK_FILE), dir.join(LOCK_FILE).exists());
     let Ok(_lock) = DirLock::take(dir) else { return };
+    if !had_lock && let Ok(database) = std::fs::metadata(dir.join("haul.db")) {
+        // Root may look at what another user's server uses, which the file must not keep out. Nobody else needs that, or may do it.
+        let _ = std::os::unix::fs::chown(lock_file, Some(database.uid()), Some(database.gid()));
+    }
     if std::fs::metadata(dir.join(LOG_FILES[0])).is_ok_and(|log| log.len() == 0) {
         for name in LOG_FILES {
             // An empty log that stays does no harm.

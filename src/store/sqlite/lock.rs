@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The file that is locked. It has the number of the process that holds it.
-const LOCK_FILE: &str = "haul.lock";
+pub(super) const LOCK_FILE: &str = "haul.lock";
 
 /// Returns the error of a directory that another process has locked.
 fn in_use(dir: &Path, mut lock: File) -> OpenError {

@@ -61,7 +61,8 @@ pub(super) fn library(version: &str) -> Result<(), OpenError> {
 }
 
 /// The files of a data directory, by name.
-const FILES: [&str; 6] = ["haul.db", "haul.db-wal", "haul.db-shm", "haul.db-journal", "haul.key", "haul.lock"];
+const FILES: [&str; 8] =
+    ["haul.db", "haul.db-wal", "haul.db-shm", "haul.db-journal", "haul.key", "haul.lock", "haul.probe", "haul.reserve"];
 /// A database in which there is no table yet.
 const EMPTY_BYTES: u64 = 4096;
 

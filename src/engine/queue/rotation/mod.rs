@@ -184,6 +184,13 @@ impl Rotation {
         }
     }
 
+    /// Says how many of a tenant's running tasks have given their places away.
+    pub(crate) fn set_idle(&mut self, tenant: TenantNo, idle: u32) {
+        if self.rings.set_idle(tenant, idle) {
+            self.pass_on_all(tenant);
+        }
+    }
+
     /// Sets whether a tenant has used up its rate for now.
     pub(crate) fn set_tenant_resting(&mut self, tenant: TenantNo, is_resting: bool) {
         if self.rings.set_resting(tenant, is_resting) {

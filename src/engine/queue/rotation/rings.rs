@@ -27,6 +27,8 @@ struct Ring {
     /// How many entries there are.
     entries: usize,
     running: u32,
+    /// How many of the tasks that run have given their places away.
+    idle: u32,
     share: Share,
     /// It has used up its rate for now.
     is_resting: bool,
@@ -81,8 +83,9 @@ impl Ring {
         lower.or_else(|| self.jobs.first_key_value().map(|(priority, _)| *priority))
     }
 
+    /// How much it has: what has given its place away has none.
     fn level(&self) -> Level {
-        Level::of(self.running, self.share.weight)
+        Level::of(self.running.saturating_sub(self.idle), self.share.weight)
     }
 
     /// Returns whether a task of it may start, where whoever has so much leaves what is free to others.
@@ -149,6 +152,17 @@ impl Rings {
     /// Returns whether a tenant leaves what is free to others.
     pub(super) fn is_held_back(&self, tenant: TenantNo) -> bool {
         self.tenants.get(&tenant).is_some_and(|ring| is_held(ring.level(), self.held_from))
+    }
+
+    /// Says how many of a tenant's running tasks have given their places away. Returns whether it can start nothing any more that it
+    /// could before.
+    pub(super) fn set_idle(&mut self, tenant: TenantNo, idle: u32) -> bool {
+        let before = self.is_able(tenant);
+        if let Some(ring) = self.tenants.get_mut(&tenant) {
+            ring.idle = idle;
+        }
+        self.place(tenant);
+        before && !self.is_able(tenant)
     }
 
     /// Says how many places would be free once another task has begun; `None`: there is one tenant. Returns those that can start
