@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 /// Returns what a person may run next, for the reason of an error and the facts beside it.
 pub(crate) fn hint(reason: &str, facts: &HashMap<String, String>) -> Option<&'static str> {
-    let has_ended = || facts.get("state").is_some_and(|state| ENDED.contains(&state.as_str()));
+    let is = |states: &[&str]| facts.get("state").is_some_and(|state| states.contains(&state.as_str()));
     Some(match reason {
-        "WRONG_STATE" if has_ended() => "`haul retry JOB` runs its failed and cancelled tasks again",
+        "WRONG_STATE" if is(&["JOB_STATE_SUCCEEDED"]) => "`haul show JOB` shows it",
+        "WRONG_STATE" if is(&ENDED) => "`haul retry JOB` runs its failed and cancelled tasks again",
         "WRONG_STATE" => "`haul cancel JOB` cancels it, `haul wait JOB` waits for its end",
-        "JOB_SEALED" => "`haul submit` makes another job",
+        "JOB_SEALED" => "`haul show JOB` says whether it has ended, `haul submit` makes another job",
         "JOB_NOT_FOUND" => "`haul list` lists the jobs",
         "TASK_NOT_FOUND" => "`haul tasks JOB` lists its tasks",
         "HOST_NOT_FOUND" => "`haul hosts` lists the hosts",
@@ -24,5 +25,5 @@ pub(crate) fn hint(reason: &str, facts: &HashMap<String, String>) -> Option<&'st
     })
 }
 
-/// The states of a job that has ended, as the contract names them.
-const ENDED: [&str; 3] = ["JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED"];
+/// The states of a job that has ended and may have tasks to run again, as the contract names them.
+const ENDED: [&str; 2] = ["JOB_STATE_FAILED", "JOB_STATE_CANCELLED"];

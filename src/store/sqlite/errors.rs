@@ -12,6 +12,7 @@ const IO_ERROR: i64 = 10;
 const CORRUPT: i64 = 11;
 const FULL: i64 = 13;
 const SCHEMA: i64 = 17;
+const CANNOT_OPEN: i64 = 14;
 const TOO_BIG: i64 = 18;
 const CONSTRAINT: i64 = 19;
 const NO_DATABASE: i64 = 26;
@@ -76,6 +77,11 @@ pub(super) fn is_want_of_room(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| {
         matches!(code, IO_ERROR_SHM_SIZE | IO_ERROR_WRITE | IO_ERROR_NO_MEMORY) || code & 0xff == FULL
     })
+}
+
+/// Whether a file of the database could not be opened: it may be another user's, and says nothing of damage.
+pub(super) fn is_want_of_rights(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code & 0xff == CANNOT_OPEN)
 }
 
 /// A statement that fails before COMMIT changes nothing, since the transaction is rolled back. What may help is room,

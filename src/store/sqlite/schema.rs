@@ -14,7 +14,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _, SqliteConnection};
 
-use crate::store::sqlite::errors::is_want_of_room;
+use crate::store::sqlite::errors::{is_want_of_rights, is_want_of_room};
 use crate::store::sqlite::open_error::OpenError;
 
 /// Forward only, by number. The macro that embeds a whole directory is not used: it needs `sqlx`, with `SQLite` and the
@@ -92,7 +92,7 @@ pub(super) async fn database(path: &Path) -> Result<(), OpenError> {
     let corrupt = |what: String| OpenError::Corrupt { path: path.to_owned(), what };
     let Some(bytes) = header(path)? else { return Ok(()) };
     let failed = |error: sqlx::Error| {
-        if is_want_of_room(&error) {
+        if is_want_of_room(&error) || is_want_of_rights(&error) {
             OpenError::Sqlite { path: path.to_owned(), error }
         } else {
             corrupt(error.to_string())
