@@ -108,7 +108,10 @@ async fn a_fault_of_a_line_names_its_list_and_its_number() {
     let task = |fetch: &str| format!("{{\"fetch\": {{\"url\": \"http://a/\"{fetch}}}}}\n");
     for (lines, what) in [
         (format!("http://a/\n# of one\n{long}\n"), vec!["line 3: the URL is"]),
-        (task("") + &task(", \"bogus\": 1"), vec!["line 2: cannot read the JSON", "'bogus' at column "]),
+        (
+            task("") + &task(", \"bogus\": 1"),
+            vec!["line 2: cannot read the JSON", "`fetch.bogus` is unknown", " at column "],
+        ),
         (task("") + &task(", \"method\": \"A B\""), vec!["line 2: `fetch.method` "]),
         (format!("http://a/\n{long}\n{long}\n"), vec!["line 2: the URL is", "line 3: the URL is"]),
     ] {
