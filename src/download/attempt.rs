@@ -119,7 +119,7 @@ impl Attempt<'_> {
             if is_noted || !(keeps_back || self.turns.has_asked()) {
                 return Err(self.waiting(failures, &awaited));
             }
-            if !keeps_back || self.held.stored().is_some() {
+            if !keeps_back || (self.held.stored().is_some() && !self.order.ctx.is_last) {
                 // The attempt counts, and what is held stays: whoever was asked now might have something else.
                 break;
             }

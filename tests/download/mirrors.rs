@@ -514,11 +514,16 @@ async fn a_mirror_that_recovers_is_not_kept_waiting_by_a_host_that_is_paused_for
 /// The number of waits cannot be kept where nothing can be written. Then none is without bound.
 #[tokio::test]
 async fn a_wait_that_cannot_be_noted_keeps_nobody_away_and_counts() {
-    // What is held of a source that is paused keeps nobody from beginning anew.
-    let (rig, right) = (Rig::new(), Object::new(1, SIZE));
+    // What is held of a source that is paused stays, since what cannot be written now may be written later, but for the last attempt.
+    let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
     let (network, spec) = going_away(&rig, &Object::new(9, SIZE), right.clone(), Some(host_paused()));
     keeps_the_first(&rig, &network, &spec).await;
     std::fs::create_dir(rig.path("job/.haul-0-1.meta-tmp")).unwrap();
+    let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+    let AttemptEnd::Failed(failure) = end else { panic!("{end:?} {report:?}") };
+    assert_eq!((failure.retryable, failure.paused_until), (true, None), "{failure}");
+    assert!(report.held_bytes > 0, "{report:?}");
+    rig.is_last = true;
     let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
     assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
     assert_eq!(rig.read("job/f"), right.bytes());
