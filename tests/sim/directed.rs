@@ -268,7 +268,7 @@ pub(crate) async fn a_drain_waits_for_a_store_that_is_held() {
     let mut asked = tokio::task::JoinSet::new();
     asked.spawn(async move { asker.pause(id).await });
     let mut condition = engine.condition();
-    condition.wait_for(|it| matches!(it, Condition::Blocked(_))).await.unwrap();
+    condition.wait_for(|it| matches!(it, Condition::Busy(_))).await.unwrap();
     engine.drain().await;
     // Less than a drain waits.
     tokio::time::sleep(Duration::from_secs(3)).await;
