@@ -171,7 +171,10 @@ fn place(
             _ => v.add(shown(name), format!("`{}` has no parts", field.name())),
         }
     } else if let Some(entry) = rest.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
-        if field.is_map() {
+        if entry.contains(['[', ']']) {
+            // Others read lists or maps in such names.
+            v.add(shown(name), "has brackets within its brackets; a key in a query has none");
+        } else if field.is_map() {
             if let Value::Object(map) = document.entry(key).or_insert_with(|| Value::Object(Map::new()))
                 && map.insert(entry.to_owned(), Value::from(text.unwrap_or_default())).is_some()
             {
@@ -368,10 +371,20 @@ mod tests {
     #[test]
     fn every_wrong_parameter_is_named() {
         let uri = "/v1/jobs?page_sizes=1&labels=x&labels[a]=1&labels[a]=2&page_token=a&page_token=b&states.x=1&page_size[0]=1\
-                   &labels[a";
+                   &labels[a&labels[][][0]=1&labels[b][]=1";
         let wrong = bound::<pb::ListJobsRequest>(&Method::GET, uri, &[], "").unwrap_err();
         let fields: Vec<_> = wrong.iter().map(|it| it.split(": ").next().unwrap()).collect();
-        let expected = ["page_sizes", "labels", "labels[a]", "page_token", "states.x", "page_size[0]", "labels[a"];
+        let expected = [
+            "page_sizes",
+            "labels",
+            "labels[a]",
+            "page_token",
+            "states.x",
+            "page_size[0]",
+            "labels[a",
+            "labels[][][0]",
+            "labels[b][]",
+        ];
         assert_eq!(fields, expected, "{wrong:?}");
         for (uri, field) in [
             ("/v1/jobs?page_size=x", "page_size"),
