@@ -349,7 +349,6 @@ async fn bulk(count: usize) {
     let dir = tempfile::tempdir().unwrap();
     let origin = Origin::start(dir.path());
     let mut server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
-    let admin = |server: &Server| pb::admin_service_client::AdminServiceClient::new(server.channel.clone());
     let started = Instant::now();
     let id = fill(&server, count, &format!("{}/1k", origin.url)).await;
     let filled = started.elapsed().as_secs_f64();
@@ -358,21 +357,13 @@ async fn bulk(count: usize) {
     server.child.wait().unwrap();
     let restarted = Instant::now();
     server = Server::start(dir.path(), &["--max-per-host", "64"]).await;
-    let before = {
+    let succeeded = async || {
         let request = pb::GetJobRequest { job_id: id.clone(), ..Default::default() };
         server.jobs().get_job(request).await.unwrap().into_inner().job.unwrap().counts.unwrap().succeeded
     };
+    let before = succeeded().await;
     let mut first = restarted.elapsed();
-    while admin(&server)
-        .get_server_info(pb::GetServerInfoRequest {})
-        .await
-        .unwrap()
-        .into_inner()
-        .counts
-        .unwrap()
-        .succeeded
-        <= before
-    {
+    while succeeded().await <= before {
         first = restarted.elapsed();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -17,8 +17,10 @@ use crate::model::tenant::TenantNo;
 use crate::model::told;
 use crate::pb;
 
-/// How old a sum may be: it looks at every job that has not ended.
+/// How old a sum may be. It looks at every job that has not ended, so it is made anew the less often the longer that takes: a
+/// twentieth of the time goes into it at most, and where there are few jobs it is of now.
 const AGE_MAX: Duration = Duration::from_millis(250);
+const AGE_IN_LOOKS: u32 = 20;
 
 /// What one tenant, or one creator of jobs in it, has to do, or all of them.
 #[derive(Clone, Debug, Default)]
@@ -73,12 +75,20 @@ impl Sums {
     }
 }
 
+/// The sums, and how long they count as those of now.
+#[derive(Debug)]
+struct Look {
+    at: Instant,
+    age_max: Duration,
+    sums: Arc<Sums>,
+}
+
 /// The numbers, as they were summed up last. One look serves all tenants and everybody who asks.
 pub(crate) struct Totals {
     engine: Engine,
     /// Cancelled once the server shuts down.
     draining: CancellationToken,
-    last: Mutex<Option<(Instant, Arc<Sums>)>>,
+    last: Mutex<Option<Look>>,
 }
 
 impl Totals {
@@ -124,15 +134,16 @@ impl Totals {
 
     fn sums(&self) -> Arc<Sums> {
         let now = Instant::now();
-        if let Some((since, known)) = self.lock().as_mut() {
-            if now.saturating_duration_since(*since) < AGE_MAX {
-                return known.clone();
+        if let Some(last) = self.lock().as_mut() {
+            if now.saturating_duration_since(last.at) < last.age_max {
+                return last.sums.clone();
             }
             // Whoever asks meanwhile takes the old ones, and does not wait.
-            *since = now;
+            (last.at, last.age_max) = (now, AGE_MAX);
         }
         let sums = Arc::new(self.sum());
-        *self.lock() = Some((now, sums.clone()));
+        let age_max = now.elapsed().saturating_mul(AGE_IN_LOOKS).min(AGE_MAX);
+        *self.lock() = Some(Look { at: now, age_max, sums: sums.clone() });
         sums
     }
 
@@ -154,7 +165,7 @@ impl Totals {
         sums
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(Instant, Arc<Sums>)>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Look>> {
         // What is in it is replaced whole.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -56,6 +56,28 @@ async fn only_the_owner_reads_it() {
     }
 }
 
+/// What was committed last is in the log alone. A start that commits something would also copy it, before any task runs.
+#[tokio::test]
+async fn a_start_after_a_crash_changes_nothing() {
+    let (dir, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+    for number in 1..=20 {
+        let submissions = (0..100).map(|nth| submission(&job(number * 1000 + nth, 3), 3)).collect();
+        writer.commit(&Batch { submissions, ..Batch::default() }).await.unwrap();
+    }
+    for file in ["haul.db", "haul.db-wal", "haul.key"] {
+        fs::copy(dir.path().join(file), crashed.path().join(file)).unwrap();
+    }
+    let bytes = |file: &str| fs::read(crashed.path().join(file)).unwrap();
+    let (database, log) = (bytes("haul.db"), bytes("haul.db-wal"));
+    let (store, _writer) = SqliteStore::open(crashed.path(), Durability::Full).await.unwrap();
+    assert!(bytes("haul.db") == database, "the log was copied");
+    let after = bytes("haul.db-wal");
+    assert!(after.starts_with(&log), "the log began anew");
+    assert!(after[log.len()..].iter().all(|&byte| byte == 0), "something was committed");
+    assert!(store.job(job_id(20_099)).await.unwrap().is_some());
+}
+
 #[tokio::test]
 async fn a_directory_in_use_names_its_user() {
     let dir = tempfile::tempdir().unwrap();

@@ -91,8 +91,7 @@ pub async fn audit(dir: &Path) -> Result<Vec<String>, OpenError> {
         return Err(OpenError::Missing { path: database });
     }
     let had_log = has_log(dir);
-    schema::database(&database).await?;
-    let mut conn = schema::open_read_only(&database).await.map_err(failed)?;
+    let mut conn = schema::reading(&database).await?;
     sqlx::query("BEGIN").execute(&mut conn).await.map_err(failed)?;
     let found = questions(&mut conn, dir).await;
     let found = found.map_err(|error| OpenError::Unread { path: database.clone(), error })?;

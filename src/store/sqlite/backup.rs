@@ -54,13 +54,12 @@ pub async fn backup(from: &Path, to: &Path, with_key: bool) -> Result<BackedUp, 
     if !database.exists() {
         return Err(Box::new(OpenError::Missing { path: database }).into());
     }
-    schema::database(&database).await.map_err(Box::new)?;
+    let mut live = schema::reading(&database).await.map_err(Box::new)?;
     let unfinished = Unfinished::beside(&to).map_err(write)?;
     let snapshot = unfinished.0.join("haul.db");
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&snapshot).map_err(write)?;
 
     let sql = |error: sqlx::Error| BackupError::Snapshot(error.to_string());
-    let mut live = schema::open_read_only(&database).await.map_err(sql)?;
     let quoted = snapshot.display().to_string().replace('\'', "''");
     sqlx::query(AssertSqlSafe(format!("VACUUM INTO '{quoted}'"))).execute(&mut live).await.map_err(sql)?;
     let mut copy = schema::open_private(&snapshot).await.map_err(sql)?;

@@ -29,8 +29,7 @@ pub async fn look_beside(dir: &Path, roots: &RootKeys) -> Result<Book, OpenError
     }
     let failed = |error| OpenError::Sqlite { path: path.clone(), error };
     let had_log = has_log(dir);
-    schema::database(&path).await?;
-    let mut conn = schema::open_read_only(&path).await.map_err(failed)?;
+    let mut conn = schema::reading(&path).await?;
     let has_keys = has_tables(&mut conn, &["data_keys"]).await.map_err(failed)?;
     let keys = Keyring::check(has_keys.then_some(&mut conn), dir, roots).await;
     let book = book(&mut conn).await.map_err(failed);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use crate::store::sqlite::in_place::InPlace;
 use crate::store::sqlite::keys::{Keyring, RootKeys};
@@ -78,23 +78,31 @@ impl SqliteStore {
         // A scratch store is thrown away, and nothing is ever deleted from it.
         let mut reserve = (durability == Durability::Full).then(|| Reserve::of(dir));
         // What was committed last is still in the log, and to read that, and even to look, takes some room.
-        while let Err(error) = schema::database(&path).await {
-            if !open_in(&mut reserve, &error) {
-                return Err(error);
+        let mut looked = loop {
+            match schema::database(&path).await {
+                Err(error) if open_in(&mut reserve, &error) => {}
+                looked => break looked?,
             }
-        }
+        };
         create(dir, &path).map_err(unwritable)?;
 
         let checkpoint_pages = reserve
             .as_ref()
             .map_or(CHECKPOINT_PAGES_MAX, |reserve| (reserve.bytes() / 5 * 3 / PAGE_BYTES).min(CHECKPOINT_PAGES_MAX));
-        let options = writer_options(&path, durability, checkpoint_pages);
+        let mut options = writer_options(&path, durability, checkpoint_pages);
+        if !returns_room(looked.as_mut()).await.map_err(failed)? {
+            options = options.auto_vacuum(SqliteAutoVacuum::Incremental);
+        }
         let mut conn = loop {
             match connect(&path, &options).await {
                 Err(error) if open_in(&mut reserve, &error) => {}
                 connected => break connected?,
             }
         };
+        if let Some(looked) = looked {
+            // It read only; there is nothing to lose.
+            let _ = looked.close().await;
+        }
         let keyring = Keyring::load(&mut conn, dir, roots).await?;
         let vault = &keyring.vault;
         let node_id = node_id(&mut conn).await.map_err(failed)?;
@@ -127,6 +135,15 @@ fn open_in(reserve: &mut Option<Reserve>, error: &OpenError) -> bool {
         reserve.lend();
     }
     true
+}
+
+/// Whether room that purges free can be returned, which only a database without tables takes on. To say so again is a commit, which
+/// would copy the log of a process that was killed before anything runs.
+async fn returns_room(database: Option<&mut SqliteConnection>) -> Result<bool, sqlx::Error> {
+    const INCREMENTAL: i64 = 2;
+    let Some(conn) = database else { return Ok(false) };
+    let mode: i64 = sqlx::query_scalar("PRAGMA auto_vacuum").fetch_one(conn).await?;
+    Ok(mode == INCREMENTAL)
 }
 
 /// Opens the connection that writes, and brings the schema up to date.
@@ -175,8 +192,6 @@ fn writer_options(path: &Path, durability: Durability, checkpoint_pages: u64) ->
     };
     SqliteConnectOptions::new()
         .filename(path)
-        // Only a database without tables takes this on: room that purges free can be returned.
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
         .busy_timeout(BUSY_TIMEOUT)

@@ -86,11 +86,13 @@ pub(super) fn files(dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Refuses a database that this binary must not write to. One that is not there, or empty, is fine.
-pub(super) async fn database(path: &Path) -> Result<(), OpenError> {
+/// Refuses a database that this binary must not write to. One that is not there, or empty, is fine. Of any other the connection
+/// is returned that looked: whoever opens the next one before this one is closed need not read the whole log again, which `SQLite`
+/// does for the first connection after a crash.
+pub(super) async fn database(path: &Path) -> Result<Option<SqliteConnection>, OpenError> {
     path.parent().map_or(Ok(()), files)?;
     let corrupt = |what: String| OpenError::Corrupt { path: path.to_owned(), what };
-    let Some(bytes) = header(path)? else { return Ok(()) };
+    let Some(bytes) = header(path)? else { return Ok(None) };
     let failed = |error: sqlx::Error| {
         if is_want_of_room(&error) || is_want_of_rights(&error) {
             OpenError::Sqlite { path: path.to_owned(), error }
@@ -103,18 +105,30 @@ pub(super) async fn database(path: &Path) -> Result<(), OpenError> {
         undo(path).await.map_err(failed)?;
         result = look(path, bytes).await;
     }
-    result.map_err(|error| match error {
+    result.map(Some).map_err(|error| match error {
         Refusal::Open(error) => error,
         Refusal::Sql(error) => failed(error),
     })
 }
 
-async fn look(path: &Path, bytes: u64) -> Result<(), Refusal> {
+/// As [`database`], with a connection for reads to an empty one as well.
+pub(super) async fn reading(path: &Path) -> Result<SqliteConnection, OpenError> {
+    match database(path).await? {
+        Some(conn) => Ok(conn),
+        None => open_read_only(path).await.map_err(|error| OpenError::Sqlite { path: path.to_owned(), error }),
+    }
+}
+
+async fn look(path: &Path, bytes: u64) -> Result<SqliteConnection, Refusal> {
     let mut conn = open_read_only(path).await?;
-    let result = inspect(&mut conn, path, bytes).await;
-    // It read only; there is nothing to lose.
-    let _ = conn.close().await;
-    result
+    match inspect(&mut conn, path, bytes).await {
+        Ok(()) => Ok(conn),
+        Err(refusal) => {
+            // It read only; there is nothing to lose.
+            let _ = conn.close().await;
+            Err(refusal)
+        }
+    }
 }
 
 /// Whether a change of the first start was cut before the database had its log: whoever opens it for reads alone must not undo that.

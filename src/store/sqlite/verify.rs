@@ -55,8 +55,7 @@ pub async fn verify_audit(dir: &Path, roots: &RootKeys, head: Option<&Head>) -> 
     if !path.exists() {
         return Err(OpenError::Missing { path });
     }
-    schema::database(&path).await?;
-    let mut conn = schema::open_read_only(&path).await.map_err(failed)?;
+    let mut conn = schema::reading(&path).await?;
     sqlx::query("BEGIN").execute(&mut conn).await.map_err(failed)?;
     let vault = Keyring::look(&mut conn, dir, roots).await?;
     let verified = follow(&mut conn, &vault, head).await.map_err(failed)?;
