@@ -133,11 +133,13 @@ pub(crate) fn task_choice(
     if !indexes.is_empty() {
         v.add("filter", "cannot be combined with `task_indexes`; give one of them, or neither for all tasks");
     }
-    let filter = task_filter(&filter, v);
-    for state in filter.states.iter().filter(|state| !possible.contains(state)) {
-        let name = pb::TaskState::try_from(*state as i32).map_or("", |state| state.as_str_name());
-        v.add("filter.states", format!("has {}, which this call cannot act on", shown(name)));
+    let impossible =
+        |state: &i32| TaskState::from_number(i64::from(*state)).is_some_and(|state| !possible.contains(&state));
+    for (nth, state) in filter.states.iter().enumerate().filter(|(_, state)| impossible(state)) {
+        let name = pb::TaskState::try_from(*state).map_or("", |state| state.as_str_name());
+        v.add(format!("filter.states[{nth}]"), format!("is {}, which this call cannot act on", shown(name)));
     }
+    let filter = task_filter(&filter, v);
     if filter.is_empty() { TaskChoice::All } else { TaskChoice::Fitting(filter) }
 }
 

@@ -131,13 +131,13 @@ async fn what_names_no_tasks_properly_is_refused() {
         reason: "x".repeat(1025),
         ..Default::default()
     };
-    assert_eq!(named(&server.jobs().cancel_tasks(wrong).await.unwrap_err()).1, ["reason", "filter.states"]);
+    assert_eq!(named(&server.jobs().cancel_tasks(wrong).await.unwrap_err()).1, ["reason", "filter.states[0]"]);
     let wrong =
         pb::RetryNowRequest { job_id: job_id.clone(), filter: state(pb::TaskState::Pending), ..Default::default() };
-    assert_eq!(named(&server.jobs().retry_now(wrong).await.unwrap_err()).1, ["filter.states"]);
+    assert_eq!(named(&server.jobs().retry_now(wrong).await.unwrap_err()).1, ["filter.states[0]"]);
     let wrong =
         pb::RetryJobRequest { job_id: job_id.clone(), filter: state(pb::TaskState::Running), ..Default::default() };
-    assert_eq!(named(&server.jobs().retry_job(wrong).await.unwrap_err()).1, ["filter.states"]);
+    assert_eq!(named(&server.jobs().retry_job(wrong).await.unwrap_err()).1, ["filter.states[0]"]);
     let odd = pb::TaskFilter { states: vec![99], reasons: vec![-1], http_statuses: vec![600], host: "a/b".into() };
     let wrong = pb::RetryJobRequest { job_id: job_id.clone(), filter: Some(odd), ..Default::default() };
     let fields = named(&server.jobs().retry_job(wrong).await.unwrap_err()).1;

@@ -166,7 +166,8 @@ type JobSpec struct {
 	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key,proto3" protobuf_val:"bytes,2,opt,name=value,proto3"`
 	// The first tasks, at most 10,000; more go through AddTasks. A job without tasks must be `open`.
 	Tasks []*TaskSpec `protobuf:"bytes,3,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	// Whether more tasks will come through AddTasks; the job cannot end before it is sealed.
+	// Whether more tasks will come through AddTasks; the job cannot succeed before it is sealed. A failure that ends the
+	// group, `timeout` and CancelJob end it nevertheless.
 	Open bool `protobuf:"varint,4,opt,name=open,proto3" json:"open,omitempty"`
 	// What one failure does to its siblings, and how many tasks run at once.
 	Group *GroupPolicy `protobuf:"bytes,5,opt,name=group,proto3" json:"group,omitempty"`

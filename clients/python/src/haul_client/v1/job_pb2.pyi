@@ -138,7 +138,9 @@ class JobSpec(_message.Message):
     title: _builtins.str
     """A name for people. At most 256 bytes."""
     open: _builtins.bool
-    """Whether more tasks will come through AddTasks; the job cannot end before it is sealed."""
+    """Whether more tasks will come through AddTasks; the job cannot succeed before it is sealed. A failure that ends the
+    group, `timeout` and CancelJob end it nevertheless.
+    """
     priority: _builtins.int
     """The order among jobs: higher runs first. Default 0."""
     directory: _builtins.str

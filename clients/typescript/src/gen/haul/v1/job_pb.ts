@@ -47,7 +47,8 @@ export type JobSpec = Message<"haul.v1.JobSpec"> & {
   tasks: TaskSpec[];
 
   /**
-   * Whether more tasks will come through AddTasks; the job cannot end before it is sealed.
+   * Whether more tasks will come through AddTasks; the job cannot succeed before it is sealed. A failure that ends the
+   * group, `timeout` and CancelJob end it nevertheless.
    *
    * @generated from field: bool open = 4;
    */
