@@ -1,7 +1,7 @@
 //! Running attempts: each on a transfer thread, under its token and its deadlines, through a limited transport.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
@@ -71,6 +71,8 @@ impl Runner {
             server_bytes: self.server_bytes.clone(),
             place: Some(launch.place.clone()),
             first: Mutex::new(launch.permit.lock().unwrap_or_else(PoisonError::into_inner).take()),
+            since: (!launch.has_waited).then_some(launch.attempt_start),
+            lost: OnceLock::new(),
             clock: self.clock.clone(),
             retry_after_max: self.retry_after_max,
             metrics: self.metrics.clone(),

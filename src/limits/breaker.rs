@@ -5,10 +5,14 @@
 //! then paused for all, until the earlier of the two closes: what is later is one tenant's experience. From then on the host
 //! is probed by one request at a time of all, and each answer, whoever gets it, lets through one more: it shows that the
 //! host is there, even if the two whose breakers opened ask it no more.
+//!
+//! A probe that fails is the attempt of all that waited for it: they share its failure, and their own policies say what follows.
+//! Otherwise a thousand tasks of a host that is gone would need a probe for each of their attempts, which takes hours.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::model::failure::Failure;
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 
@@ -16,8 +20,12 @@ use crate::model::time::Timestamp;
 const FAILURES: u32 = 8;
 /// The first pause of an open breaker; doubled with each failed probe.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
-/// The longest pause of an open breaker: a host that is back is noticed within this.
-pub(super) const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The longest pause of an open breaker: a host that is back is noticed within this. One connection each two seconds is a load to nobody,
+/// and what waits for it shares its failure, so that the backoffs of tasks say how often a host is asked that stays away.
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long the failure of a probe is shared: what becomes due later waits for the next one. When a task came that has not been
+/// tried yet is not known of all, so this is also how old the news may be that it gets.
+const SHARED: Duration = Duration::from_secs(1);
 /// How long a connect failure counts when no other follows: nobody has asked the host since, so nothing is known of it.
 const LAPSE: Duration = Duration::from_secs(3600);
 /// No limit on requests at once beside the configured ones: the host is well.
@@ -121,6 +129,8 @@ struct Breaker {
     /// When the last connection failed.
     failed_at: Timestamp,
     open: Option<Open>,
+    /// When the last probe failed, and why.
+    probe: Option<(Timestamp, Arc<Failure>)>,
 }
 
 /// A breaker that is open.
@@ -135,7 +145,15 @@ pub(super) struct Open {
 
 impl Breaker {
     fn new(tenant: TenantNo) -> Breaker {
-        Breaker { tenant, failures: 0, openings: 0, ramp: Ramp::NONE, failed_at: Timestamp::default(), open: None }
+        Breaker {
+            tenant,
+            failures: 0,
+            openings: 0,
+            ramp: Ramp::NONE,
+            failed_at: Timestamp::default(),
+            open: None,
+            probe: None,
+        }
     }
 
     fn has_lapsed(&self, now: Timestamp) -> bool {
@@ -156,7 +174,7 @@ impl Breakers {
     pub(super) fn failed(
         &mut self,
         tenant: TenantNo,
-        error: Arc<str>,
+        failure: Arc<Failure>,
         is_paused: bool,
         now: Timestamp,
     ) -> Option<&Open> {
@@ -169,6 +187,8 @@ impl Breakers {
             return None;
         }
         let length = PAUSE_MIN.saturating_mul(1 << breaker.openings.min(16)).min(PAUSE_MAX);
+        let error = failure.message.as_str().into();
+        breaker.probe = (breaker.openings > 0).then_some((now, failure));
         breaker.openings += 1;
         breaker.ramp = Ramp::from(now);
         breaker.open = Some(Open { until: now.plus(length), failures: breaker.failures, error });
@@ -186,6 +206,7 @@ impl Breakers {
             ramp: Ramp::from(failed_at),
             failed_at,
             open: Some(open),
+            probe: None,
         };
         known.opened(now);
     }
@@ -209,6 +230,14 @@ impl Breakers {
     pub(super) fn resume(&mut self) {
         self.0.iter_mut().flat_map(|known| known.each.iter_mut()).for_each(|breaker| breaker.open = None);
         self.retain(|breaker| !breaker.is_at_rest());
+    }
+
+    /// Returns the failure of a probe of a tenant, for what has waited for it since then; `None`: since nobody knows when.
+    pub(super) fn shared(&self, tenant: TenantNo, since: Option<Timestamp>, now: Timestamp) -> Option<&Arc<Failure>> {
+        let own = self.all().find(|it| it.tenant == tenant && it.until() > now)?;
+        let (at, failure) = own.probe.as_ref()?;
+        let is_shared = now < at.plus(SHARED) && since.is_none_or(|since| since <= *at);
+        is_shared.then_some(failure)
     }
 
     /// Drops what no longer matters.
@@ -268,13 +297,18 @@ impl Breakers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::failure::FailureReason;
 
     fn at(millis: u64) -> Timestamp {
         Timestamp(1_000_000).plus(Duration::from_millis(millis))
     }
 
+    fn refused() -> Arc<Failure> {
+        Arc::new(Failure::retryable(FailureReason::Connect, "refused"))
+    }
+
     fn fail(breakers: &mut Breakers, tenant: TenantNo, times: u32, now: Timestamp) {
-        (0..times).for_each(|_| drop(breakers.failed(tenant, "refused".into(), false, now).cloned()));
+        (0..times).for_each(|_| drop(breakers.failed(tenant, refused(), false, now).cloned()));
     }
 
     #[test]
@@ -344,7 +378,7 @@ mod tests {
             breakers.lapse(at(half * hour / 2));
             let ramps = (breakers.ramp(1, at(half * hour / 2)), breakers.ramp_of_all(at(half * hour / 2)));
             assert_eq!(ramps, if half < 2 { (1, 1) } else { (NO_RAMP, NO_RAMP) });
-            breakers.failed(1, "refused".into(), true, at(half * hour / 2));
+            breakers.failed(1, refused(), true, at(half * hour / 2));
         }
         assert!(breakers.0.is_some());
     }
@@ -357,6 +391,23 @@ mod tests {
         assert_eq!(breakers.until(Some(3)), None);
         breakers.restore(2, open(at(600)), at(100), at(200));
         assert_eq!((breakers.until(Some(3)), breakers.ramp_of_all(at(700))), (Some(at(500)), 1));
+    }
+
+    #[test]
+    fn what_waited_for_a_probe_shares_its_failure() {
+        let mut breakers = Breakers::default();
+        let shares = |breakers: &Breakers, tenant, since: Option<u64>, now| {
+            breakers.shared(tenant, since.map(at), at(now)).is_some()
+        };
+        fail(&mut breakers, 1, 8, at(0));
+        assert!(!shares(&breakers, 1, None, 1), "eight that failed are the failures of eight");
+        fail(&mut breakers, 1, 1, at(600));
+        assert!(shares(&breakers, 1, None, 600) && shares(&breakers, 1, Some(600), 1599));
+        assert!(!shares(&breakers, 1, Some(601), 602), "it is due after that");
+        assert!(!shares(&breakers, 1, None, 1600), "that was a while ago");
+        assert!(!shares(&breakers, 2, None, 600), "what one tenant meets is its own");
+        breakers.answered(1, 8);
+        assert!(!shares(&breakers, 1, None, 700));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::limits::table::Table;
 use crate::limits::text::cut;
 use crate::limits::turns::Asker;
 use crate::limits::{Asking, Blocked};
+use crate::model::failure::Failure;
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
 use crate::model::pause::{FOR_ALL, HostPause, PauseCause, PauseChange, PauseKey};
@@ -44,6 +45,8 @@ pub(super) struct Inner {
     pub(super) recent: Recent<Host>,
     pub(super) kept: Kept,
     freed: Vec<Host>,
+    /// Hosts at which a probe has failed.
+    lost: Vec<Host>,
 }
 
 /// The limits in force.
@@ -119,6 +122,10 @@ impl Inner {
         self.queues.first(host, |tenant| self.standing(host, tenant, now))
     }
 
+    fn shared(&self, host: &Host, tenant: TenantNo, since: Option<Timestamp>, now: Timestamp) -> Option<Arc<Failure>> {
+        self.table.get(host)?.shared(tenant, since, now)
+    }
+
     /// Wakes whoever waits at the front at `host`.
     pub(super) fn wake(&self, host: &Host, now: Timestamp) {
         self.queues.wake(host, |tenant| self.standing(host, tenant, now));
@@ -156,6 +163,7 @@ impl Hosts {
             recent: Recent::default(),
             kept: Kept::default(),
             freed: Vec::new(),
+            lost: Vec::new(),
         };
         Arc::new(Hosts { inner: Mutex::new(inner), per_party: PerParty::default(), clock, freed: Notify::new() })
     }
@@ -339,18 +347,40 @@ impl Hosts {
 
     /// Notes that a connection to `host` could not be made for a tenant; eight in a row open its breaker, and two that are
     /// open pause the host for all.
-    pub fn failed_to_connect(&self, host: &Host, tenant: TenantNo, error: &str) {
+    pub fn failed_to_connect(&self, host: &Host, tenant: TenantNo, failure: &Failure) {
         let now = self.clock.now();
-        let error: Arc<str> = cut(error).into();
+        let error: Arc<str> = cut(&failure.message).into();
+        let failure = Arc::new(Failure { message: error.to_string(), ..failure.clone() });
         let mut inner = self.lock();
-        if let Some(open) = inner.change(host, now, |state| state.failed_to_connect(tenant, error.clone(), now)) {
+        if let Some(open) = inner.change(host, now, |state| state.failed_to_connect(tenant, failure, now)) {
             let key = PauseKey { tenant, host: host.clone(), cause: PauseCause::Failures };
             let reason = open.error.to_string();
             inner.kept.put(key, HostPause { time: now, until: open.until, failures: open.failures, reason }, now);
+            if inner.shared(host, tenant, None, now).is_some() {
+                inner.lost.push(host.clone());
+                self.freed.notify_one();
+            }
         }
         inner.table.note_error(host, error, now);
         // The first in the queue looks whether the breaker has opened.
         inner.queues.wake_each(host);
+    }
+
+    /// Returns the failure that an attempt of a tenant shares which has waited for a request to `host` since then: the one of the
+    /// last probe. `None`: nobody knows since when.
+    pub fn shared_failure(&self, host: &Host, tenant: TenantNo, since: Option<Timestamp>) -> Option<Failure> {
+        let now = self.clock.now();
+        let failure = self.lock().shared(host, tenant, since, now)?;
+        let message = format!("{} (found by the request to `{host}` that this one waited for)", failure.message);
+        Some(Failure { message, ..Failure::clone(&failure) })
+    }
+
+    /// Returns the hosts at which a probe has failed since the last call: what waits there may share its failure.
+    pub fn take_lost(&self) -> Vec<Host> {
+        let mut lost = std::mem::take(&mut self.lock().lost);
+        lost.sort_unstable();
+        lost.dedup();
+        lost
     }
 
     /// Keeps an error of `host` for [`Hosts::views_after`].
@@ -370,6 +400,14 @@ impl Hosts {
         // In an order of their own: all of them may be freed at once, and a simulation has to repeat itself.
         freed.sort_unstable();
         freed
+    }
+
+    /// As [`Hosts::release`], of a request that was none.
+    pub(super) fn release_nothing(&self, attempt: Option<AttemptNo>) {
+        let mut inner = self.lock();
+        if attempt.is_some_and(|attempt| inner.places.released(attempt)) {
+            self.place_is_free(inner);
+        }
     }
 
     pub(super) fn release(&self, host: &Host, tenant: TenantNo, attempt: Option<AttemptNo>) {

@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::limits::Blocked;
 use crate::limits::hosts::Hosts;
 use crate::limits::views::COUNTED_MAX;
+use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::limits::{HostLimits, Limits};
 use crate::model::tenant::{DEFAULT_NO, Party};
@@ -16,6 +17,11 @@ use crate::model::time::Timestamp;
 
 pub(super) const SECOND: i64 = 1_000_000;
 pub(super) const START: Timestamp = Timestamp(1_000_000 * SECOND);
+
+/// A connection that could not be made.
+pub(super) fn unsent(message: &str) -> Failure {
+    Failure { is_unsent: true, ..Failure::retryable(FailureReason::Connect, message) }
+}
 
 pub(super) fn hosts(max_per_host: u32) -> Arc<Hosts> {
     hosts_under(Limits { max_per_host, ..Limits::default() })
@@ -88,7 +94,7 @@ async fn the_breaker_opens_probes_and_ramps_up() {
     let host = Host::new("a:80");
     for _ in 0..8 {
         drop(hosts.try_start(&host, DEFAULT_NO, 0).unwrap());
-        hosts.failed_to_connect(&host, DEFAULT_NO, "refused");
+        hosts.failed_to_connect(&host, DEFAULT_NO, &unsent("refused"));
     }
     let Err(Blocked::Paused(until)) = hosts.try_start(&host, DEFAULT_NO, 0) else { panic!("the breaker must be open") };
     assert_eq!(hosts.views_after(None, 9)[0].paused_until, Some(until));
@@ -147,7 +153,7 @@ async fn an_answer_ends_what_the_breaker_began_and_no_other_pause() {
     let hosts = hosts(16);
     let host = Host::new("a:80");
     let late = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
-    (0..8).for_each(|_| hosts.failed_to_connect(&host, DEFAULT_NO, "refused"));
+    (0..8).for_each(|_| hosts.failed_to_connect(&host, DEFAULT_NO, &unsent("refused")));
     assert!(matches!(hosts.check(&host, DEFAULT_NO), Err(Blocked::Paused(_))));
     hosts.take_freed();
     hosts.answered(&host, DEFAULT_NO);
@@ -163,7 +169,7 @@ async fn an_answer_ends_what_the_breaker_began_and_no_other_pause() {
     // One that began while the breaker was open, and ends before it would have closed.
     let until = hosts.now().plus(Duration::from_millis(300));
     let other = Host::new("b:80");
-    (0..8).for_each(|_| hosts.failed_to_connect(&other, DEFAULT_NO, "refused"));
+    (0..8).for_each(|_| hosts.failed_to_connect(&other, DEFAULT_NO, &unsent("refused")));
     hosts.pause(&other, DEFAULT_NO, until, "asked to wait");
     assert!(matches!(hosts.check(&other, DEFAULT_NO), Err(Blocked::Paused(end)) if end > until));
     hosts.answered(&other, DEFAULT_NO);
@@ -174,9 +180,9 @@ async fn an_answer_ends_what_the_breaker_began_and_no_other_pause() {
 async fn failures_that_nothing_follows_lapse() {
     let hosts = hosts(16);
     let host = Host::new("a:80");
-    (0..7).for_each(|_| hosts.failed_to_connect(&host, DEFAULT_NO, "refused"));
+    (0..7).for_each(|_| hosts.failed_to_connect(&host, DEFAULT_NO, &unsent("refused")));
     tokio::time::sleep(Duration::from_secs(3601)).await;
-    hosts.failed_to_connect(&host, DEFAULT_NO, "refused");
+    hosts.failed_to_connect(&host, DEFAULT_NO, &unsent("refused"));
     assert_eq!(hosts.check(&host, DEFAULT_NO), Ok(()), "the first of a new row");
 }
 
@@ -194,7 +200,7 @@ async fn every_one_of_many_dead_hosts_is_paused() {
     for _ in 0..8 {
         for host in &dead {
             drop(hosts.try_start(host, DEFAULT_NO, 0).unwrap());
-            hosts.failed_to_connect(host, DEFAULT_NO, "refused");
+            hosts.failed_to_connect(host, DEFAULT_NO, &unsent("refused"));
         }
         hosts.take_freed();
     }

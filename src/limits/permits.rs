@@ -14,6 +14,7 @@ use crate::limits::recent::{Activity, UnderWay};
 use crate::limits::state::HostState;
 use crate::limits::turns::Asker;
 use crate::limits::{Asking, Blocked};
+use crate::model::failure::Failure;
 use crate::model::host::Host;
 use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
@@ -32,11 +33,16 @@ pub struct HostPermit {
     tenant: TenantNo,
     attempt: Option<AttemptNo>,
     under_way: Option<UnderWay>,
+    /// Where the request has failed already, with a probe that it waited for: why.
+    failure: Option<Box<Failure>>,
 }
 
 impl HostPermit {
     /// Says which principal of the tenant the request is made for.
     pub fn is_for(&mut self, party: Party) {
+        if self.failure.is_some() {
+            return;
+        }
         self.under_way = self.hosts.per_party.begin(party, &self.host, self.hosts.clock.now());
     }
 
@@ -52,11 +58,20 @@ impl HostPermit {
     pub fn host(&self) -> &Host {
         &self.host
     }
+
+    /// Returns why nothing is sent: the request shares the failure of one that it waited for.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_deref()
+    }
 }
 
 impl Drop for HostPermit {
     fn drop(&mut self) {
-        self.hosts.release(&self.host, self.tenant, self.attempt);
+        if self.failure.is_some() {
+            self.hosts.release_nothing(self.attempt);
+        } else {
+            self.hosts.release(&self.host, self.tenant, self.attempt);
+        }
     }
 }
 
@@ -192,7 +207,15 @@ impl Hosts {
         let now = self.clock.now();
         let asking = Asking { tenant, kept, lines_up: self.per_party.is_on() };
         self.lock().start(host, Asker::Scheduler, asking, now)?;
-        Ok(HostPermit { hosts: self.clone(), host: host.clone(), tenant, attempt: None, under_way: None })
+        let hosts = self.clone();
+        Ok(HostPermit { hosts, host: host.clone(), tenant, attempt: None, under_way: None, failure: None })
+    }
+
+    /// Starts the first request of an attempt of a tenant that has waited for a probe of `host`, due since then, where the probe has
+    /// failed: nothing is sent, and no limit concerns it.
+    pub fn share(self: &Arc<Self>, host: &Host, tenant: TenantNo, due: Option<Timestamp>) -> Option<HostPermit> {
+        let failure = Some(Box::new(self.shared_failure(host, tenant, due)?));
+        Some(HostPermit { hosts: self.clone(), host: host.clone(), tenant, attempt: None, under_way: None, failure })
     }
 
     /// Returns how many places would be free if another attempt began; `None`: there is one tenant, who leaves nothing to others.
@@ -333,7 +356,8 @@ impl Place<'_> {
                 }
                 drop(inner);
                 let (host, tenant) = (self.host.clone(), self.tenant);
-                Ok(HostPermit { hosts: hosts.clone(), host, tenant, attempt: self.attempt, under_way: None })
+                let (hosts, attempt) = (hosts.clone(), self.attempt);
+                Ok(HostPermit { hosts, host, tenant, attempt, under_way: None, failure: None })
             }
             Err(why) => {
                 if self.ticket.is_none() {

@@ -16,6 +16,7 @@ use crate::limits::pause::Pause;
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::limits::shares::{Asking, Portion, Shares};
 use crate::limits::turns::{Asker, Turns};
+use crate::model::failure::Failure;
 use crate::model::level::Level;
 use crate::model::limits::HostLimits;
 use crate::model::pause::{FOR_ALL, HostPause, PauseCause};
@@ -279,10 +280,21 @@ impl HostState {
 
     /// Counts a connection that could not be made for a tenant. Eight in a row open its breaker, which is
     /// returned then.
-    pub(super) fn failed_to_connect(&mut self, tenant: TenantNo, error: Arc<str>, now: Timestamp) -> Option<Open> {
+    pub(super) fn failed_to_connect(
+        &mut self,
+        tenant: TenantNo,
+        failure: Arc<Failure>,
+        now: Timestamp,
+    ) -> Option<Open> {
         self.lapse(now);
         let is_paused = self.paused_until(Some(tenant), now).is_some();
-        self.breakers.failed(tenant, error, is_paused, now).cloned()
+        self.breakers.failed(tenant, failure, is_paused, now).cloned()
+    }
+
+    /// Returns the failure that an attempt of a tenant shares which has waited for a request since then.
+    pub(super) fn shared(&self, tenant: TenantNo, since: Option<Timestamp>, now: Timestamp) -> Option<Arc<Failure>> {
+        let is_asked_to_wait = self.pause.as_ref().is_some_and(|pause| pause.until(Some(tenant)) > now);
+        self.breakers.shared(tenant, since, now).filter(|_| !is_asked_to_wait).cloned()
     }
 
     /// Counts a body that is read from now on for a tenant, and returns the rate that all bodies of the host share.

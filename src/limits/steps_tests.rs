@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use proptest::prelude::*;
 
 use crate::limits::hosts::Hosts;
-use crate::limits::hosts_tests::hosts;
+use crate::limits::hosts_tests::{hosts, unsent};
 use crate::model::host::Host;
 use crate::model::limits::Limits;
 use crate::model::tenant::DEFAULT_NO;
@@ -99,7 +99,7 @@ async fn run(steps: Vec<(u64, Step)>) {
                     requests_per_second_per_host: per_second,
                     ..Limits::default()
                 }),
-                Step::Fails(host) => hosts.failed_to_connect(&names[host], DEFAULT_NO, "refused"),
+                Step::Fails(host) => hosts.failed_to_connect(&names[host], DEFAULT_NO, &unsent("refused")),
                 Step::Answers(host) => hosts.answered(&names[host], DEFAULT_NO),
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use proptest::prelude::*;
 
+use crate::limits::hosts_tests::unsent;
 use crate::limits::shares::Portion;
 use crate::limits::state::HostState;
 use crate::limits::table::{Bounds, Table};
@@ -105,7 +106,7 @@ fn apply(state: &mut HostState, step: &Step, now: Timestamp) -> Option<Result<()
         Step::Pause(tenant, millis) => {
             state.pause(*tenant, now.plus(Duration::from_millis(*millis)), "asked", now);
         }
-        Step::Fail(tenant) => drop(state.failed_to_connect(*tenant, "refused".into(), now)),
+        Step::Fail(tenant) => drop(state.failed_to_connect(*tenant, Arc::new(unsent("refused")), now)),
         Step::Answer => drop(state.answered(TENANTS[0], now)),
         Step::Limit { .. } => {}
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::limits::Blocked;
 use crate::limits::hosts::Hosts;
-use crate::limits::hosts_tests::{SECOND, START, hosts, hosts_under};
+use crate::limits::hosts_tests::{SECOND, START, hosts, hosts_under, unsent};
 use crate::limits::permits::AttemptPlace;
 use crate::limits::views::HostView;
 use crate::model::host::Host;
@@ -192,7 +192,7 @@ async fn as_many_look_as_a_rate_lets_start_something() {
 #[tokio::test(start_paused = true)]
 async fn a_breaker_of_one_tenant_holds_up_no_other() {
     let (hosts, host) = (hosts(4), Host::new("a:80"));
-    let fail = |tenant: u32| (0..8).for_each(|_| hosts.failed_to_connect(&host, tenant, "of its own"));
+    let fail = |tenant: u32| (0..8).for_each(|_| hosts.failed_to_connect(&host, tenant, &unsent("of its own")));
     fail(16);
     let Err(Blocked::Paused(until)) = hosts.check(&host, 16) else { panic!("its breaker is open") };
     assert_eq!((hosts.rank(&host, 16), hosts.check(&host, 17)), (None, Ok(())));
@@ -221,7 +221,7 @@ async fn pauses_outlive_the_process() {
     before.pause(&host, 16, later(600), "answered 429");
     before.pause(&host, 16, later(300), "answered 503");
     before.pause(&other, 17, later(20), "answered 503");
-    (0..8).for_each(|_| before.failed_to_connect(&other, 16, "refused"));
+    (0..8).for_each(|_| before.failed_to_connect(&other, 16, &unsent("refused")));
     let mut stored: BTreeMap<_, _> = before.take_pauses().into_iter().collect();
     assert_eq!(stored.len(), 3);
     assert_eq!(before.take_pauses(), [], "each is told once");
@@ -286,7 +286,7 @@ async fn who_probes_a_host_is_told_by_its_own_requests() {
             (permit, hosts.read(&host, Party { tenant: 17, principal: 0 }))
         })
         .collect();
-    (0..8).for_each(|_| hosts.failed_to_connect(&host, 16, "refused"));
+    (0..8).for_each(|_| hosts.failed_to_connect(&host, 16, &unsent("refused")));
     tokio::time::sleep(Duration::from_millis(501)).await;
     let _probe = hosts.try_start(&host, 16, 0).unwrap();
     assert_eq!(hosts.try_start(&host, 16, 0).unwrap_err(), Blocked::Full, "one probe at a time");
@@ -299,7 +299,7 @@ async fn who_probes_a_host_is_told_by_its_own_requests() {
 async fn breakers_outlive_the_process() {
     let host = Host::new("a:80");
     let before = hosts(4);
-    (0..8).for_each(|_| before.failed_to_connect(&host, DEFAULT_NO, "refused"));
+    (0..8).for_each(|_| before.failed_to_connect(&host, DEFAULT_NO, &unsent("refused")));
     let stored: Vec<_> = before.take_pauses().into_iter().filter_map(|(key, pause)| Some((key, pause?))).collect();
     let again = hosts(4);
     again.restore(stored.clone());

@@ -1,7 +1,7 @@
 //! Limits around a transport: every request takes a permit of its host and a start of each rate, and every body pays for
 //! its bytes. The permit goes with the request: the network releases it when the origin can no longer count it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -111,6 +111,10 @@ pub struct Limited {
     pub first: Mutex<Option<HostPermit>>,
     /// The attempt's place among those that work; `None`: it needs none.
     pub place: Option<Arc<AttemptPlace>>,
+    /// Since when the attempt may have to wait for a probe of a host, whose failure it shares then; `None`: it has waited before.
+    pub since: Option<Timestamp>,
+    /// The host of `first`, where that request has failed with a probe before it began.
+    pub lost: OnceLock<Host>,
     /// For dates in `Retry-After`.
     pub clock: Clock,
     /// The longest pause that an origin may ask for.
@@ -127,7 +131,13 @@ impl Limited {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         match first {
             // The scheduler has counted this start against the rates of job and tenant too.
-            Some(permit) if permit.host() == host => Ok(permit),
+            Some(permit) if permit.host() == host => match permit.failure() {
+                None => Ok(permit),
+                Some(failure) => {
+                    let _ = self.lost.set(host.clone());
+                    Err(failure.clone())
+                }
+            },
             other => {
                 // Given back before another is asked for, so that two hosts that redirect to each other cannot lock up.
                 drop(other);
@@ -136,13 +146,23 @@ impl Limited {
                     rates.start(&self.clock, &mut waiting).await.map_err(|until| self.crowded(host, until))?;
                 }
                 let mut permit = self.hosts.start(host, self.party.tenant, waiting).await.map_err(|why| match why {
-                    NotNow::Paused(until) => self.paused(host, until),
+                    NotNow::Paused(until) => {
+                        let shared = self.hosts.shared_failure(host, self.party.tenant, self.since);
+                        shared.unwrap_or_else(|| self.paused(host, until))
+                    }
                     NotNow::Crowded(until) => self.crowded(host, until),
                 })?;
                 permit.is_for(self.party);
                 Ok(permit)
             }
         }
+    }
+
+    /// Whether the attempt has been at `host` as far as one can be: it shares a failure there, and does not wait.
+    fn is_lost(&self, host: &Host) -> bool {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_about_to = first.as_ref().is_some_and(|permit| permit.host() == host && permit.failure().is_some());
+        is_about_to || self.lost.get() == Some(host)
     }
 
     fn paused(&self, host: &Host, until: Timestamp) -> Failure {
@@ -188,7 +208,7 @@ impl Limited {
             FailureReason::Dns | FailureReason::Connect | FailureReason::TimeoutConnect
                 if failure.is_unsent && !is_own =>
             {
-                self.hosts.failed_to_connect(host, self.party.tenant, &failure.message);
+                self.hosts.failed_to_connect(host, self.party.tenant, failure);
             }
             _ => self.hosts.note_error(host, &failure.message),
         }
@@ -238,7 +258,8 @@ impl Transport for Limited {
     }
 
     fn is_paused(&self, url: &Url) -> bool {
-        Host::of(url).is_some_and(|host| matches!(self.hosts.check(&host, self.party.tenant), Err(Blocked::Paused(_))))
+        let is_paused = |host: &Host| matches!(self.hosts.check(host, self.party.tenant), Err(Blocked::Paused(_)));
+        Host::of(url).is_some_and(|host| !self.is_lost(&host) && is_paused(&host))
     }
 }
 
@@ -326,6 +347,8 @@ mod tests {
             server_bytes: Arc::default(),
             first: Mutex::default(),
             place: None,
+            since: Some(clock.now()),
+            lost: OnceLock::new(),
             clock: clock.clone(),
             retry_after_max: Duration::ZERO,
             metrics: Arc::default(),

@@ -123,6 +123,68 @@ async fn a_host_that_returns_is_not_stormed() {
     assert!(origin.peak() > 8, "and then it goes on at full speed: {}", origin.peak());
 }
 
+/// Tasks of a host that is gone end when their attempts are used up, however many they are, and whatever leads them there.
+#[tokio::test]
+async fn tasks_of_a_host_that_is_gone_end() {
+    const EACH: u32 = 100;
+    let (server, origin, gone) = (Server::start().await, Origin::start(), Origin::start());
+    let url = gone.url("/a");
+    drop(gone);
+    origin.reply("/away", Reply::redirect(302, &url));
+    let retry = pb::RetryPolicy { max_attempts: Some(3), initial_backoff: Some(millis(20)), ..Default::default() };
+    let spec = || pb::JobSpec {
+        defaults: Some(pb::TaskOptions { retry: Some(retry.clone()), ..Default::default() }),
+        group: Some(group(pb::GroupMode::Collect, 0)),
+        ..Default::default()
+    };
+    let many = |task: pb::TaskSpec| vec![task; EACH as usize];
+    let downloads = (0..EACH).map(|nth| download(format!("{url}{nth}"))).collect();
+    // These wait within their attempts.
+    let away = vec![fetch(origin.url("/away")); 20];
+    let mut jobs = Vec::new();
+    for tasks in [many(fetch(&url)), downloads, away] {
+        jobs.push(server.submit(pb::JobSpec { tasks, ..spec() }).await);
+    }
+    // Of these nobody knows when they came.
+    let open = server.submit(pb::JobSpec { open: true, ..spec() }).await;
+    let chunk = pb::AddTasksRequest { job_id: open.clone(), chunk_id: "1".into(), tasks: many(fetch(&url)) };
+    server.jobs().add_tasks(tokio_stream::iter([chunk])).await.unwrap().into_inner().message().await.unwrap();
+    server.jobs().seal_job(pb::SealJobRequest { job_id: open.clone() }).await.unwrap();
+    jobs.push(open);
+    for id in &jobs {
+        let counts = server.ended(id).await.counts.unwrap();
+        assert_eq!(counts.failed, counts.total);
+        for index in [0, counts.total / 2, counts.total - 1] {
+            let task = server.task(id, index).await;
+            let error = task.error.clone().unwrap();
+            assert_eq!((task.attempts, error.reason()), (3, pb::FailureReason::Connect), "{task:?}");
+        }
+    }
+    let last = server.task(&jobs[0], EACH - 1).await.error.unwrap().message;
+    assert!(last.contains("refused") && last.contains("that this one waited for"), "{last}");
+}
+
+/// A task that comes later is not ended by what was found before: it is sent, although it has one attempt.
+#[tokio::test]
+async fn a_host_that_is_back_is_asked_by_those_that_come_later() {
+    let (server, gone) = (Server::start().await, Origin::start());
+    let (url, address) = (gone.url("/a"), gone.address());
+    drop(gone);
+    let retry = pb::RetryPolicy { max_attempts: Some(2), initial_backoff: Some(millis(20)), ..Default::default() };
+    let spec = pb::JobSpec {
+        defaults: Some(pb::TaskOptions { retry: Some(retry), ..Default::default() }),
+        group: Some(group(pb::GroupMode::Collect, 0)),
+        tasks: vec![fetch(&url); 20],
+        ..Default::default()
+    };
+    let id = server.submit(spec).await;
+    assert_eq!(server.ended(&id).await.counts.unwrap().failed, 20);
+    let origin = Origin::start_at(address);
+    origin.reply("/a", Reply::ok("a"));
+    let later = pb::JobSpec { defaults: Some(once()), ..job(vec![fetch(&url); 20]) };
+    assert_eq!(server.run(later).await.counts.unwrap().succeeded, 20);
+}
+
 /// More tasks back off than are held in memory; their due times outlive the server.
 #[tokio::test]
 async fn a_crowd_of_retries_outlives_a_kill() {

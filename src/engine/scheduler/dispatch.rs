@@ -21,11 +21,11 @@ use crate::limits::hosts::Hosts;
 use crate::limits::permits::{AttemptPlace, HostPermit};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId};
-use crate::model::job::{Change, JobEvent};
+use crate::model::job::{Change, Job, JobEvent};
 use crate::model::progress::Meter;
 use crate::model::spec::Work;
 use crate::model::storage::StorageHold;
-use crate::model::task::TaskEvent;
+use crate::model::task::{Task, TaskEvent};
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
 use crate::store::{Claim, StoredTask};
@@ -79,12 +79,22 @@ impl Scheduler {
                 return Admission::Behind;
             }
             let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
-            if let Err(until) = run.rates_allow(now) {
+            let due = next.and_then(|next| ready(&run.job, next));
+            let share = |is_last| next.and_then(|next| shared(&runner.hosts, host, tenant, (next, due), is_last));
+            let rates = tenant_rates.get(&tenant).map(|(_, rates)| rates);
+            let (own, of_tenant) = (run.rates_allow(now), rates.map_or(Ok(()), |rates| rates.check(now)));
+            if own.is_err() || of_tenant.is_err() {
+                // Nothing is sent by what shares a failure, so that no rate holds it up.
+                permit = share(false);
+                if permit.is_some() {
+                    return Admission::Go(host.clone());
+                }
+            }
+            if let Err(until) = own {
                 timers.set_earlier(until, Timer::JobRested(job));
                 return Admission::JobBlocked;
             }
-            let rates = tenant_rates.get(&tenant).map(|(_, rates)| rates);
-            if let Some(Err(until)) = rates.map(|rates| rates.check(now)) {
+            if let Err(until) = of_tenant {
                 timers.set_earlier(until, Timer::TenantRested(tenant));
                 return Admission::TenantResting;
             }
@@ -92,16 +102,18 @@ impl Scheduler {
                 // Tasks of a host that takes none are not read before their time.
                 return match runner.hosts.check(host, tenant) {
                     Ok(()) => Admission::Empty,
+                    Err(_) if runner.hosts.shared_failure(host, tenant, None).is_some() => Admission::Empty,
                     Err(blocked) => blocked_at(&runner.hosts, timers, host.clone(), tenant, blocked),
                 };
             };
             let waited_for = next.waited_for.as_ref();
-            match start_at(&runner.hosts, host, waited_for, (tenant, kept), || mirrors(next)) {
+            let started = start_at(&runner.hosts, host, waited_for, (tenant, kept), || mirrors(next));
+            match started.or_else(|blocked| share(true).ok_or(blocked)) {
                 Ok(granted) => {
                     let host = granted.host().clone();
-                    run.rates().take(now);
-                    if let Some(rates) = rates {
-                        rates.take(now);
+                    if granted.failure().is_none() {
+                        run.rates().take(now);
+                        rates.inspect(|rates| rates.take(now));
                     }
                     permit = Some(granted);
                     Admission::Go(host)
@@ -173,6 +185,7 @@ impl Scheduler {
             meter: meter.clone(),
             storage: storage.clone(),
             attempt_start: now,
+            has_waited: task.waited_for.is_some(),
             first_start: row.task.start_time.unwrap_or(now),
             stored: stored.clone(),
             has_history: row.task.fence > 1,
@@ -244,6 +257,28 @@ impl Scheduler {
 /// Whether a task has left all bytes of its file: it needs no room to be finished.
 fn holds_all(task: &Queued, parts_gone: Option<Timestamp>) -> bool {
     task.row.as_ref().is_some_and(|row| row.holds_all(&task.spec.work, parts_gone))
+}
+
+/// Since when a task that is next could start, where that is known.
+fn ready(job: &Job, task: &Queued) -> Option<Timestamp> {
+    match &task.row {
+        Some(row) => figures::ready(job, &row.task),
+        None => figures::ready(job, &Task::default()),
+    }
+}
+
+/// The right to fail with the last probe of a host that is gone, for a task that waits for that there and is due since then;
+/// `is_last`: its mirrors cannot be asked either.
+fn shared(
+    hosts: &Arc<Hosts>,
+    host: &Host,
+    tenant: TenantNo,
+    (task, due): (&Queued, Option<Timestamp>),
+    is_last: bool,
+) -> Option<HostPermit> {
+    let permit = hosts.share(host, tenant, due)?;
+    let waits_here = task.waited_for.as_ref().is_none_or(|it| it == host);
+    (waits_here && (is_last || mirrors(task).is_empty())).then_some(permit)
 }
 
 /// The hosts of the mirrors of a task.

@@ -353,6 +353,9 @@ impl Scheduler {
         for host in freed {
             self.queue.wake_host(&host, 1);
         }
+        for host in self.runner.hosts.take_lost() {
+            self.queue.wake_all(&host);
+        }
     }
 
     /// Whether a drain has waited long enough for nothing but a commit that cannot be made. Until then whoever holds the store
