@@ -25,7 +25,7 @@ use crate::config::keys::DataKey;
 use crate::config::network::{Network, Place};
 use crate::config::raw::ServeArgs;
 use crate::config::values::{duration, egress_proxy, hosts, lifetime, metrics_hosts, nat64_prefixes, networks};
-use crate::model::limits::Limits;
+use crate::model::limits::{Limits, LimitsPatch};
 use crate::model::secret::Secret;
 
 pub use crate::config::directories::{DATA_DIR_DEFAULT, DOWNLOAD_DIR_DEFAULT};
@@ -152,8 +152,8 @@ pub struct LimitSettings {
 
 impl LimitSettings {
     /// The limits to start with, over those that are stored.
-    pub fn over(&self, stored: Option<Limits>) -> Limits {
-        let base = stored.unwrap_or_else(|| self.initial.clone());
+    pub fn over(&self, stored: Option<LimitsPatch>) -> Limits {
+        let base = stored.unwrap_or_default().over(&self.initial);
         Limits {
             max_concurrent_tasks: self.max_concurrent_tasks.unwrap_or(base.max_concurrent_tasks),
             max_per_host: self.max_per_host.unwrap_or(base.max_per_host),
@@ -317,8 +317,10 @@ mod tests {
         assert_eq!(config.shutdown_grace, Duration::from_mins(1));
         let limits = |limits: Limits| (limits.max_concurrent_tasks, limits.max_per_host);
         assert_eq!(limits(config.limits.over(None)), (3, 5));
-        let stored = Limits { max_concurrent_tasks: 9, max_per_host: 9, ..Limits::default() };
+        let stored = LimitsPatch { max_concurrent_tasks: Some(9), max_per_host: Some(9), ..LimitsPatch::default() };
         assert_eq!(limits(config.limits.over(Some(stored))), (9, 5));
+        let stored = LimitsPatch { bytes_per_second: Some(7), ..LimitsPatch::default() };
+        assert_eq!(limits(config.limits.over(Some(stored))), (3, 5), "what nobody set is the file's");
     }
 
     #[test]

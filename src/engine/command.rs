@@ -15,7 +15,7 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::{self, Job};
-use crate::model::limits::{HostLimits, Limits, RateLimit};
+use crate::model::limits::{Limits, LimitsPatch, RateLimit};
 use crate::model::quotas::{Quota, Usage};
 use crate::model::spec::JobSpec;
 use crate::model::task_filter::TaskChoice;
@@ -184,50 +184,6 @@ impl JobPatch {
             spec.title = title;
         }
         job.update_time = now;
-    }
-}
-
-/// What `UpdateLimits` changes: the fields that are `Some`.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[allow(missing_docs)] // The contract's names.
-pub struct LimitsPatch {
-    pub max_concurrent_tasks: Option<u32>,
-    pub max_per_host: Option<u32>,
-    pub requests_per_second_per_host: Option<f64>,
-    pub bytes_per_second: Option<u64>,
-    pub hosts: Option<Vec<HostLimits>>,
-}
-
-impl LimitsPatch {
-    /// Returns the names of what it changes.
-    pub(crate) fn changed(&self) -> Vec<String> {
-        let LimitsPatch { max_concurrent_tasks, max_per_host, requests_per_second_per_host, bytes_per_second, hosts } =
-            self;
-        named(&[
-            ("max_concurrent_tasks", max_concurrent_tasks.is_some()),
-            ("max_per_host", max_per_host.is_some()),
-            ("requests_per_second_per_host", requests_per_second_per_host.is_some()),
-            ("bytes_per_second", bytes_per_second.is_some()),
-            ("hosts", hosts.is_some()),
-        ])
-    }
-
-    /// The memory that the patch takes, in bytes, roughly.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.hosts.iter().flatten().map(|limits| size_of::<HostLimits>() + limits.host.len()).sum()
-    }
-
-    /// `limits` with the patch applied.
-    pub(crate) fn over(&self, limits: &Limits) -> Limits {
-        let LimitsPatch { max_concurrent_tasks, max_per_host, requests_per_second_per_host, bytes_per_second, hosts } =
-            self.clone();
-        Limits {
-            max_concurrent_tasks: max_concurrent_tasks.unwrap_or(limits.max_concurrent_tasks),
-            max_per_host: max_per_host.unwrap_or(limits.max_per_host),
-            requests_per_second_per_host: requests_per_second_per_host.unwrap_or(limits.requests_per_second_per_host),
-            bytes_per_second: bytes_per_second.unwrap_or(limits.bytes_per_second),
-            hosts: hosts.unwrap_or_else(|| limits.hosts.clone()),
-        }
     }
 }
 

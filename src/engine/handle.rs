@@ -14,9 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::engine::attempt::KeepPages;
-use crate::engine::command::{
-    Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply,
-};
+use crate::engine::command::{Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, Reply};
 use crate::engine::explained::Explained;
 use crate::engine::explanation::{Explanation, Waits};
 use crate::engine::figures::NamedHost;
@@ -32,7 +30,7 @@ use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
-use crate::model::limits::Limits;
+use crate::model::limits::{Limits, LimitsPatch};
 use crate::model::outcome::DownloadResult;
 use crate::model::quotas::Usage;
 use crate::model::spec::{JobSpec, TaskSpec};

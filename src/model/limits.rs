@@ -48,6 +48,69 @@ impl Default for Limits {
     }
 }
 
+/// What `UpdateLimits` changes, or what it has set so far: the fields that are `Some`. The rest is left to the settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // The contract's names.
+pub struct LimitsPatch {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent_tasks: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_per_host: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_second_per_host: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<Vec<HostLimits>>,
+}
+
+impl LimitsPatch {
+    /// Returns the names of what it changes.
+    pub fn changed(&self) -> Vec<String> {
+        let LimitsPatch { max_concurrent_tasks, max_per_host, requests_per_second_per_host, bytes_per_second, hosts } =
+            self;
+        let fields = [
+            ("max_concurrent_tasks", max_concurrent_tasks.is_some()),
+            ("max_per_host", max_per_host.is_some()),
+            ("requests_per_second_per_host", requests_per_second_per_host.is_some()),
+            ("bytes_per_second", bytes_per_second.is_some()),
+            ("hosts", hosts.is_some()),
+        ];
+        fields.iter().filter(|(_, is_set)| *is_set).map(|(name, _)| (*name).to_owned()).collect()
+    }
+
+    /// Returns the memory that the patch takes, in bytes, roughly.
+    pub fn memory_bytes(&self) -> usize {
+        self.hosts.iter().flatten().map(|limits| size_of::<HostLimits>() + limits.host.len()).sum()
+    }
+
+    /// Returns `limits` with the patch applied.
+    pub fn over(&self, limits: &Limits) -> Limits {
+        let LimitsPatch { max_concurrent_tasks, max_per_host, requests_per_second_per_host, bytes_per_second, hosts } =
+            self.clone();
+        Limits {
+            max_concurrent_tasks: max_concurrent_tasks.unwrap_or(limits.max_concurrent_tasks),
+            max_per_host: max_per_host.unwrap_or(limits.max_per_host),
+            requests_per_second_per_host: requests_per_second_per_host.unwrap_or(limits.requests_per_second_per_host),
+            bytes_per_second: bytes_per_second.unwrap_or(limits.bytes_per_second),
+            hosts: hosts.unwrap_or_else(|| limits.hosts.clone()),
+        }
+    }
+
+    /// Returns both changes in one, of which this one is the later.
+    #[must_use]
+    pub fn after(self, earlier: LimitsPatch) -> LimitsPatch {
+        LimitsPatch {
+            max_concurrent_tasks: self.max_concurrent_tasks.or(earlier.max_concurrent_tasks),
+            max_per_host: self.max_per_host.or(earlier.max_per_host),
+            requests_per_second_per_host: self.requests_per_second_per_host.or(earlier.requests_per_second_per_host),
+            bytes_per_second: self.bytes_per_second.or(earlier.bytes_per_second),
+            hosts: self.hosts.or(earlier.hosts),
+        }
+    }
+}
+
 /// Limits of one host; what is 0 leaves the server's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

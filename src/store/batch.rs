@@ -10,7 +10,7 @@ use crate::model::failures::Alike;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
-use crate::model::limits::Limits;
+use crate::model::limits::LimitsPatch;
 use crate::model::outcome::{Attempt, Outcome};
 use crate::model::pause::PauseChange;
 use crate::model::progress::Held;
@@ -272,8 +272,8 @@ pub struct Batch {
     pub unreadable: Vec<JobId>,
     /// Removes at most so many rows of each of these deleted jobs, and in the end the job itself.
     pub purges: Vec<(JobId, u32)>,
-    /// The limits of the server.
-    pub limits: Option<Limits>,
+    /// What changes of the limits of the server that somebody has set.
+    pub limits: Option<LimitsPatch>,
     /// What became of pauses of hosts, in the order in which it did.
     pub pauses: Vec<PauseChange>,
     /// Whether there is to be a new data key, with which everything is sealed from now on. What is there is sealed anew by

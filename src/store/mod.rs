@@ -26,7 +26,7 @@ use crate::model::event::EventKind;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
-use crate::model::limits::Limits;
+use crate::model::limits::LimitsPatch;
 use crate::model::pause::{HostPause, PauseKey};
 use crate::model::task::TaskState;
 use crate::model::tenant::{Party, TenantNo};
@@ -147,8 +147,8 @@ pub trait Store: Send + Sync + 'static {
     fn sealing(&self) -> Answer<'_, Sealing> {
         Box::pin(async { Ok(Sealing::default()) })
     }
-    /// Returns the limits that were stored last.
-    fn limits(&self) -> Answer<'_, Option<Limits>>;
+    /// Returns the limits that were set by all changes so far, each as it was last.
+    fn limits(&self) -> Answer<'_, Option<LimitsPatch>>;
     /// Returns who may call.
     fn access(&self) -> Answer<'_, Book>;
     /// Lists rows of the audit that fit, in the order of `place`. Looks at a bounded number of them, so that a page may have

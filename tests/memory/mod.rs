@@ -18,7 +18,7 @@ use haul::model::audit::AuditRow;
 use haul::model::event::EventKind;
 use haul::model::ids::{JobId, TaskId};
 use haul::model::job::Job;
-use haul::model::limits::Limits;
+use haul::model::limits::LimitsPatch;
 use haul::model::pause::{HostPause, PauseKey};
 use haul::store::{
     Addition, Answer, Batch, Claim, Committed, Hasten, NewEvent, NewPage, Purged, Retry, Submission, Submitted, Sweep,
@@ -36,7 +36,7 @@ struct Rows {
     jobs: BTreeMap<JobId, JobRows>,
     /// By their text, the principal that used them, and the tenant.
     requests: Table<(String, u64, u32), (JobId, [u8; 32])>,
-    limits: Option<Limits>,
+    limits: Option<LimitsPatch>,
     pauses: BTreeMap<PauseKey, HostPause>,
     access: Vec<AccessRow>,
     audit: Vec<AuditRow>,
@@ -98,8 +98,8 @@ impl Rows {
                         self.forget_requests(job);
                         self.requests.settle();
                     }
-                    if batch.limits.is_some() {
-                        self.limits.clone_from(&batch.limits);
+                    if let Some(limits) = batch.limits.clone() {
+                        self.limits = Some(limits.after(self.limits.take().unwrap_or_default()));
                     }
                     for (key, pause) in &batch.pauses {
                         match pause {

@@ -11,7 +11,7 @@ use haul::model::event::EventKind;
 use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
-use haul::model::limits::Limits;
+use haul::model::limits::LimitsPatch;
 use haul::model::outcome::Outcome;
 use haul::model::pause::{HostPause, PauseKey};
 use haul::model::spec::Work;
@@ -187,7 +187,7 @@ impl Store for MemoryStore {
         "memory"
     }
 
-    fn limits(&self) -> Answer<'_, Option<Limits>> {
+    fn limits(&self) -> Answer<'_, Option<LimitsPatch>> {
         now(self.rows().limits.clone())
     }
 

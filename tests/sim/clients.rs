@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use haul::engine::command::{EngineError, JobPatch, LimitsPatch};
+use haul::engine::command::{EngineError, JobPatch};
 use haul::engine::handle::Engine;
 use haul::model::failure::FailureReason;
 use haul::model::group::{GroupMode, GroupPolicy};
 use haul::model::host::Host;
 use haul::model::ids::JobId;
 use haul::model::job::Job;
+use haul::model::limits::LimitsPatch;
 use haul::model::limits::RateLimit;
 use haul::model::spec::{
     FetchSpec, JobSpec, PageStyle, Pagination, RetryOptions, TaskOptions, TaskSpec, TimeoutOptions, Work,

@@ -12,7 +12,7 @@ use haul::model::event::EventKind;
 use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
-use haul::model::limits::Limits;
+use haul::model::limits::LimitsPatch;
 use haul::model::pause::{HostPause, PauseKey};
 use haul::model::task::TaskState;
 use haul::model::tenant::{Party, TenantNo};
@@ -269,7 +269,7 @@ impl Store for SlowStore {
     }
 
     reads! { read
-        fn limits() -> Option<Limits>;
+        fn limits() -> Option<LimitsPatch>;
         fn stored_bytes() -> Vec<(TenantNo, u64)>;
         fn host_pauses() -> Vec<(PauseKey, HostPause)>;
         fn access() -> Book;

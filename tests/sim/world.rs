@@ -113,7 +113,7 @@ impl World {
         let dir = self.dir.path();
         let (store, writer) = self.open();
         let slow: Arc<dyn Store> = Arc::new(SlowStore { inner: store.clone(), faults: self.faults.clone() });
-        let limits = self.faults.done(store.limits()).await.unwrap().unwrap_or_default();
+        let limits = self.faults.done(store.limits()).await.unwrap().unwrap_or_default().over(&Limits::default());
         let network = self.network.clone();
         let parts = EngineParts {
             clock: self.clock.clone(),
@@ -228,7 +228,7 @@ impl World {
         while let Some(ended) = clients.join_next().await {
             ended.unwrap();
         }
-        let limits = haul::engine::command::LimitsPatch { max_concurrent_tasks: Some(IN_ALL), ..Default::default() };
+        let limits = haul::model::limits::LimitsPatch { max_concurrent_tasks: Some(IN_ALL), ..Default::default() };
         engine.set_limits(limits).await.unwrap();
         if self.shape.tenants {
             tokio::time::sleep(Duration::from_millis(self.rng.random_range(0..20_000))).await;

@@ -10,7 +10,7 @@ use haul::model::event::EventKind;
 use haul::model::host::Host;
 use haul::model::ids::JobId;
 use haul::model::job::{Creator, Job, JobEvent, JobState, Stop};
-use haul::model::limits::{HostLimits, Limits};
+use haul::model::limits::{HostLimits, LimitsPatch};
 use haul::model::pause::{HostPause, PauseCause, PauseKey};
 use haul::model::progress::Held;
 use haul::model::quotas::{Quota, Quotas};
@@ -379,11 +379,19 @@ pub async fn limits_are_kept<B: Backend>() {
     let mut rig = Rig::new::<B>().await;
     assert_eq!(rig.store.limits().await.unwrap(), None);
     let hosts = vec![HostLimits { host: "a".into(), requests_per_second: 0.5, ..HostLimits::default() }];
-    for max_per_host in [3, 4] {
-        let limits = Limits { max_per_host, hosts: hosts.clone(), ..Limits::default() };
-        rig.commit(Batch { limits: Some(limits.clone()), ..Batch::default() }).await;
-        assert_eq!(rig.store.limits().await.unwrap(), Some(limits));
+    // What a change does not name stays as it was, or is nobody's.
+    let mut limits = LimitsPatch { hosts: Some(hosts), ..LimitsPatch::default() };
+    rig.commit(Batch { limits: Some(limits.clone()), ..Batch::default() }).await;
+    for max_per_host in [Some(3), Some(4)] {
+        assert_eq!(rig.store.limits().await.unwrap(), Some(limits.clone()));
+        let change = LimitsPatch { max_per_host, ..LimitsPatch::default() };
+        rig.commit(Batch { limits: Some(change), ..Batch::default() }).await;
+        limits.max_per_host = max_per_host;
     }
+    limits.hosts = Some(Vec::new());
+    let change = LimitsPatch { hosts: Some(Vec::new()), ..LimitsPatch::default() };
+    rig.commit(Batch { limits: Some(change), ..Batch::default() }).await;
+    assert_eq!(rig.store.limits().await.unwrap(), Some(limits));
 }
 
 pub async fn pauses_are_kept<B: Backend>() {
@@ -437,7 +445,7 @@ pub async fn a_refused_job_leaves_the_others<B: Backend>() {
             addition(2, vec![(0, spec(2))]),
         ],
         claims: vec![claim(2, 0), claim(1, 0), claim(9, 0)],
-        limits: Some(Limits { max_per_host: 3, ..Limits::default() }),
+        limits: Some(LimitsPatch { max_per_host: Some(3), ..LimitsPatch::default() }),
         ..Batch::default()
     };
     batch.events.push(job_event(&Job { sequence: 1, ..job(1, 1) }, EventKind::JobChanged));
@@ -454,7 +462,7 @@ pub async fn a_refused_job_leaves_the_others<B: Backend>() {
     assert_eq!(state(2).await, TaskState::Running);
     assert_eq!(state(1).await, TaskState::Pending, "nothing of a refused job stays");
     assert!(rig.store.events(job_id(1), 0, 9).await.unwrap().items.is_empty());
-    assert_eq!(rig.store.limits().await.unwrap().unwrap().max_per_host, 3);
+    assert_eq!(rig.store.limits().await.unwrap().unwrap().max_per_host, Some(3));
     // The writer remembers nothing of what was refused, and goes on.
     rig.refuse(9, Batch { claims: vec![claim(9, 0)], ..Batch::default() }).await;
     rig.job_of(9, 1).await;

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use rand::RngExt as _;
 
-use crate::engine::command::{
-    Admitted, Command, Control, EngineError, JobCommand, JobPatch, LimitsPatch, Reply, answer,
-};
+use crate::engine::command::{Admitted, Command, Control, EngineError, JobCommand, JobPatch, Reply, answer};
 use crate::engine::effect::{Effect, LanedTasks};
 use crate::engine::jobs::{Deferred, JobRun, Stage};
 use crate::engine::new_tasks::Tasks;
@@ -23,7 +21,7 @@ use crate::model::event::EventKind;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::{Change, Creator, Job, JobEvent, WrongState};
-use crate::model::limits::Limits;
+use crate::model::limits::{Limits, LimitsPatch};
 use crate::model::spec::JobSpec;
 use crate::model::tenant::{Party, Scope};
 use crate::model::time::Timestamp;
@@ -416,7 +414,8 @@ impl Scheduler {
             changed: patch.changed(),
             ..AuditRow::done(by, "AdminService/UpdateLimits", SERVER.to_owned(), "", now)
         });
-        self.outbox.batch().limits = Some(self.limits.clone());
+        let limits = &mut self.outbox.batch().limits;
+        *limits = Some(patch.clone().after(limits.take().unwrap_or_default()));
         self.outbox.then(Effect::LimitsStored(self.limits.clone(), reply));
     }
 }

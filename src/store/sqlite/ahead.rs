@@ -81,7 +81,7 @@ fn fill(file: &File, from: u64, to: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::limits::{HostLimits, Limits};
+    use crate::model::limits::{HostLimits, LimitsPatch};
     use crate::store::sqlite::{Durability, SqliteStore};
     use crate::store::{Batch, Store as _, WriteStore as _};
 
@@ -122,7 +122,10 @@ mod tests {
         let mut batch = Batch::default();
         for count in 1..50 {
             let hosts = vec![HostLimits { host: "x".repeat(10), ..HostLimits::default() }; count];
-            batch = Batch { limits: Some(Limits { hosts, ..Limits::default() }), ..Batch::default() };
+            batch = Batch {
+                limits: Some(LimitsPatch { hosts: Some(hosts), ..LimitsPatch::default() }),
+                ..Batch::default()
+            };
             writer.commit(&batch).await.unwrap();
         }
         assert_eq!(length(), before);

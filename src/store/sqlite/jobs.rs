@@ -10,7 +10,7 @@ use crate::model::bag::erase;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::job::Job;
-use crate::model::limits::Limits;
+use crate::model::limits::LimitsPatch;
 use crate::model::spec::Work;
 use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
@@ -275,15 +275,15 @@ pub(super) fn move_heads(
     script.statement(sql, serde_json::to_string(&keyed)?, None)
 }
 
-pub(super) async fn set_limits(conn: &mut SqliteConnection, limits: &Limits) -> Result<(), Fault> {
-    sqlx::query("REPLACE INTO settings (key, value) VALUES ('limits', ?1)")
-        .bind(serde_json::to_string(limits)?)
-        .execute(conn)
-        .await?;
+pub(super) async fn set_limits(conn: &mut SqliteConnection, limits: &LimitsPatch) -> Result<(), Fault> {
+    // What cannot be read any more is replaced.
+    const MERGE: &str = "INSERT INTO settings (key, value) VALUES ('limits', ?1) ON CONFLICT (key) DO UPDATE SET \
+         value = json_patch(CASE WHEN json_valid(value) THEN value ELSE '{}' END, excluded.value)";
+    sqlx::query(MERGE).bind(serde_json::to_string(limits)?).execute(conn).await?;
     Ok(())
 }
 
-pub(super) async fn limits(reader: &Reader) -> Result<Option<Limits>, StoreError> {
+pub(super) async fn limits(reader: &Reader) -> Result<Option<LimitsPatch>, StoreError> {
     let found: Option<(Text,)> = reader.first(Ask::new("SELECT value FROM settings WHERE key = 'limits'")).await?;
     found.map(|(text,)| lines::parse(&text, "limits")).transpose()
 }

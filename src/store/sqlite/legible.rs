@@ -15,7 +15,7 @@ use crate::model::failure::TaskError;
 use crate::model::host::Host;
 use crate::model::ids::TaskIndex;
 use crate::model::job::Job;
-use crate::model::limits::Limits;
+use crate::model::limits::LimitsPatch;
 use crate::model::tenant::Tenant;
 use crate::store::sqlite::lines::{Page, judge, page_of, value};
 use crate::store::sqlite::rows::{
@@ -176,7 +176,7 @@ pub(super) async fn illegible(conn: &mut SqliteConnection) -> Result<Vec<String>
     let json = "SELECT 'row ' || seq || ' of the audit', CAST(row AS BLOB) FROM audit";
     found.extend(texts(conn, json, parses::<AuditRow>).await?);
     let json = "SELECT 'setting ' || key, CAST(value AS BLOB) FROM settings WHERE key = 'limits'";
-    found.extend(texts(conn, json, parses::<Limits>).await?);
+    found.extend(texts(conn, json, parses::<LimitsPatch>).await?);
     Ok(found)
 }
 

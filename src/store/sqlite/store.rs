@@ -9,7 +9,7 @@ use crate::model::event::EventKind;
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
-use crate::model::limits::Limits;
+use crate::model::limits::LimitsPatch;
 use crate::model::pause::{HostPause, PauseKey};
 use crate::model::task::TaskState;
 use crate::model::tenant::{Party, TenantNo};
@@ -62,7 +62,7 @@ impl Store for SqliteStore {
         Box::pin(upkeep::left(&self.callers))
     }
 
-    fn limits(&self) -> Answer<'_, Option<Limits>> {
+    fn limits(&self) -> Answer<'_, Option<LimitsPatch>> {
         Box::pin(jobs::limits(&self.callers))
     }
 

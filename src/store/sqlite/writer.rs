@@ -378,13 +378,14 @@ impl WriteStore for SqliteWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::limits::Limits;
+    use crate::model::limits::LimitsPatch;
     use crate::store::Store;
     use crate::store::sqlite::{Durability, SqliteStore};
 
     fn hosts(count: usize) -> Batch {
         let entry = crate::model::limits::HostLimits { host: "x".repeat(1000), ..Default::default() };
-        Batch { limits: Some(Limits { hosts: vec![entry; count], ..Limits::default() }), ..Batch::default() }
+        let limits = LimitsPatch { hosts: Some(vec![entry; count]), ..LimitsPatch::default() };
+        Batch { limits: Some(limits), ..Batch::default() }
     }
 
     #[tokio::test]
