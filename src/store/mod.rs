@@ -41,7 +41,7 @@ pub use crate::store::error::StoreError;
 pub use crate::store::listing::{
     AuditPage, AuditPlace, CutAttempt, CutPage, DuePage, DueTask, EventPage, JobFilter, JobOrder, JobPage, JobPlace,
     LOOK_MAX, LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, StoredEvent, StoredTask, TaskPage, TaskQuery,
-    UnfinishedJobs,
+    UnfinishedJobs, UnreadableAttempt,
 };
 
 /// The answer of a read or a commit, to be awaited.

@@ -296,3 +296,59 @@ async fn a_row_that_cannot_be_read_holds_nothing_else() {
         server.jobs().delete_job(delete).await.unwrap();
     }
 }
+
+/// Damages the rows of tasks that ran when the server was killed: of one its spec, of others what is known of their attempts, which
+/// their ends replace. Nobody can go on with them, so they fail, and their jobs end.
+#[tokio::test]
+async fn a_running_task_that_cannot_be_read_any_more_fails() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/good", Reply::ok("good"));
+    let damages = ["tasks SET spec = substr(spec, 1, 9)", "task_states SET log = '['", "task_states SET state = 77"];
+    let mut jobs = Vec::new();
+    for nth in 0..damages.len() {
+        let path = format!("/bad{nth}");
+        origin.handle(&path, |request| match request.nth {
+            0 => Reply::status(503),
+            1 => Reply::hang(),
+            _ => Reply::ok("at last"),
+        });
+        let tasks = vec![fetch(origin.url("/good")), fetch(origin.url(&path))];
+        let group = Some(crate::support::spec::group(pb::GroupMode::Collect, 0));
+        jobs.push(server.submit(pb::JobSpec { group, ..job(tasks) }).await);
+        until(async || origin.requests(&path).len() == 2).await;
+        until(async || server.job(&jobs[nth]).await.counts.unwrap().succeeded == 1).await;
+    }
+    // The claims of the attempts are on their way to the disk.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.kill();
+    let url = format!("sqlite://{}", server.data().join("haul.db").display());
+    let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    for (nth, damage) in damages.into_iter().enumerate() {
+        let sql = format!("UPDATE {damage} WHERE id = (SELECT id FROM claims ORDER BY id LIMIT 1 OFFSET {nth})");
+        assert_eq!(sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap().rows_affected(), 1);
+    }
+    conn.close().await.unwrap();
+    server.launch().await;
+    for (nth, id) in jobs.iter().enumerate() {
+        let ended = server.ended(id).await;
+        let counts = ended.counts.unwrap();
+        assert_eq!((ended.state(), counts.succeeded, counts.failed), (JobState::Failed, 1, 1), "{nth}");
+        let failure = ended.failure.unwrap();
+        assert_eq!((failure.reason(), failure.task_index), (pb::FailureReason::Internal, Some(1)), "{nth}");
+        let retry = pb::RetryJobRequest { job_id: id.clone(), ..Default::default() };
+        server.jobs().retry_job(retry).await.unwrap();
+        if nth == 0 {
+            // Its spec is lost for good, and it waits as any other that cannot be read.
+            server.jobs().cancel_job(pb::CancelJobRequest { job_id: id.clone(), ..Default::default() }).await.unwrap();
+        }
+        let state = if nth == 0 { JobState::Cancelled } else { JobState::Succeeded };
+        let ended = server.ended(id).await;
+        assert_eq!((ended.state(), ended.failures.len()), (state, 0), "{nth}");
+        let told: Vec<u64> = server.events(id, 0).await.iter().map(|event| event.sequence).collect();
+        assert!(nth == 0 || told == (1..=ended.sequence).collect::<Vec<_>>(), "{nth}: {told:?}");
+        server.jobs().delete_job(pb::DeleteJobRequest { job_id: id.clone(), ..Default::default() }).await.unwrap();
+    }
+    assert!(server.terminate().success());
+    let checked = crate::support::server::haul(&["check", "--data-dir", &server.data().display().to_string()]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
+}

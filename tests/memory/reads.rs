@@ -132,7 +132,7 @@ impl Rows {
         });
         let attempts: Vec<_> = all.filter(|cut| after.is_none_or(|after| cut.id > after)).take(CLAIMS_MAX).collect();
         let next = attempts.last().filter(|_| attempts.len() == CLAIMS_MAX).map(|cut| cut.id);
-        CutPage { attempts, next }
+        CutPage { attempts, unreadable: Vec::new(), next }
     }
 
     fn due_tasks(&self, after: Option<DueTask>, limit: u32) -> DuePage {

@@ -169,7 +169,7 @@ impl Scheduler {
         let Some(run) = self.jobs.get_mut(id.job) else { return };
         self.queue.leaving(id, self.outbox.number());
         let task = StoredTask { index: id.index, lane, spec, row };
-        run.note_failure(&task);
+        run.note_failure(&task, || self.queue.host_of(id.job, lane).map(Host::to_string).unwrap_or_default());
         self.runner.metrics.tasks_ended(figures::kind(&task.spec.work), figures::task_end(task.row.task.state), 1);
         let error = task.placed_error();
         self.outbox.task_ended(run.job_mut(), task);
