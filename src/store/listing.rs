@@ -287,6 +287,8 @@ pub struct LanePage {
     pub tasks: Vec<StoredTask>,
     /// Where the next page begins, also after a page without tasks; `None`: no more task may start.
     pub next: Option<TaskIndex>,
+    /// The first of those that cannot be read: they are left out, and still PENDING.
+    pub first_unreadable: Option<TaskIndex>,
 }
 
 /// A task that waits for its next attempt.

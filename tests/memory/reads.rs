@@ -91,7 +91,7 @@ impl JobRows {
         let (tasks, has_more) = page(found, limit, task_bytes);
         let is_full = has_more || tasks.len() == limit as usize;
         let next = if is_full { tasks.last().map(|last| last.index + 1) } else { beyond };
-        LanePage { tasks, next }
+        LanePage { tasks, next, first_unreadable: None }
     }
 }
 

@@ -88,7 +88,7 @@ async fn two_lanes<B: Backend>() -> Rig {
 }
 
 async fn page(rig: &Rig, lane: u32, from: TaskIndex, limit: u32, now: i64) -> (Vec<TaskIndex>, Option<TaskIndex>) {
-    let LanePage { tasks, next } = rig.store.lane_page(job_id(1), lane, from, limit, Timestamp(now)).await.unwrap();
+    let LanePage { tasks, next, .. } = rig.store.lane_page(job_id(1), lane, from, limit, Timestamp(now)).await.unwrap();
     assert!(tasks.iter().all(|task| task.lane == lane));
     (indexes(&tasks), next)
 }
