@@ -90,6 +90,46 @@ async fn a_task_that_is_cut_by_three_crashes_is_held_to_be_the_cause() {
     assert_eq!(ended.failure.unwrap().reason(), pb::FailureReason::Internal);
 }
 
+/// A request that kills the server each time, and others that are in flight then. After two such ends nobody knows which of them it is.
+#[tokio::test]
+async fn what_ran_beside_the_cause_of_crashes_is_told_from_it() {
+    let flags = ["--allow-private-networks", "--max-per-host", "64"];
+    let (mut server, origin) = (Server::with(&flags).await, Origin::start());
+    let lives = Arc::new(AtomicUsize::new(0));
+    let life = lives.clone();
+    origin.handle("/beside", move |_| match life.load(Ordering::SeqCst) {
+        ..2 => Reply::hang(),
+        // All that ran at once would still run when the server is killed.
+        2 => Reply::ok("at last").delay(Duration::from_secs(1)),
+        _ => Reply::ok("at last"),
+    });
+    origin.reply("/deadly", Reply::hang());
+    origin.reply("/new", Reply::ok("new"));
+    let tasks = (0..21).map(|nth| fetch(origin.url(if nth == 2 { "/deadly" } else { "/beside" }))).collect();
+    let group = Some(crate::support::spec::group(pb::GroupMode::Collect, 0));
+    let id = server.submit(pb::JobSpec { group, ..job(tasks) }).await;
+    for deaths in 0..3 {
+        if deaths < 2 {
+            until(async || origin.requests("/beside").len() == 20 * (deaths + 1)).await;
+        } else {
+            // What is under no suspicion does not wait.
+            let new = server.run(job((0..20).map(|_| fetch(origin.url("/new"))).collect())).await;
+            assert_eq!(new.state(), JobState::Succeeded);
+        }
+        until(async || origin.requests("/deadly").len() == deaths + 1).await;
+        // The claims of the attempts are on their way to the disk while the requests are on their way to the origin.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        lives.fetch_add(1, Ordering::SeqCst);
+        server.restart().await;
+    }
+    let ended = server.ended(&id).await;
+    let counts = ended.counts.unwrap();
+    assert_eq!((counts.failed, counts.succeeded), (1, 20), "{:?}", ended.failures);
+    let failure = ended.failure.unwrap();
+    assert_eq!((failure.reason(), failure.task_index), (pb::FailureReason::Internal, Some(2)));
+    assert_eq!(origin.requests("/deadly").len(), 3);
+}
+
 /// Three ends of the server cut the attempts of a task, but it ended once more between them while the task waited for its host.
 #[tokio::test]
 async fn crashes_that_are_not_in_a_row_are_not_held_against_a_task() {

@@ -191,14 +191,6 @@ async fn downloads<B: Backend>() -> Rig {
     rig
 }
 
-pub async fn download_paths_are_told<B: Backend>() {
-    let rig = downloads::<B>().await;
-    let paths = rig.store.download_paths(job_id(1), 0, 9).await.unwrap();
-    assert_eq!(paths, [(6, "dir/\"6\".bin".to_owned()), (8, "dir/\"8\".bin".to_owned())], "7 made no file");
-    assert_eq!(rig.store.download_paths(job_id(1), 7, 9).await.unwrap().len(), 1);
-    assert_eq!(rig.store.download_paths(job_id(1), 0, 1).await.unwrap().len(), 1);
-}
-
 pub async fn downloads_that_started_are_found<B: Backend>() {
     use TaskState as S;
     let mut rig = downloads::<B>().await;

@@ -45,6 +45,8 @@ impl Scheduler {
     ) {
         self.committed = self.committed.max(number);
         self.queue.committed(number, ended);
+        let woken = self.cuts.committed(number);
+        self.queue.wake(woken, self.committed);
         let Committed { mut submissions, mut additions, retries, sweeps, hastened, .. } = committed;
         let (purges, data_key, left_out) = (committed.purges, committed.data_key, committed.left_out);
         let mut pieces = PieceAnswers { number, retries, sweeps, hastened, purges };

@@ -332,23 +332,3 @@ pub(super) async fn recount(reader: &Reader, job: JobId) -> Result<Counts, Store
     };
     Ok(rows::with_pending(job, Counts { total, pending: 0, running, backing_off, succeeded, failed, cancelled }))
 }
-
-pub(super) async fn download_paths(
-    reader: &Reader,
-    job: JobId,
-    from: TaskIndex,
-    limit: u32,
-) -> Result<Vec<(TaskIndex, String)>, StoreError> {
-    let sql = array_of!(
-        "SELECT CASE WHEN json_valid(s.outcome) THEN json_array(s.id & 4294967295, s.outcome ->> '$.download.path') \
-         ELSE '[' || (s.id & 4294967295) || ',' || s.outcome || ']' END AS line \
-         FROM task_states s INDEXED BY task_states_state WHERE (SELECT downloads FROM jobs WHERE no = ",
-        job_no!(),
-        ") = 1 AND s.state = 4 AND (s.fence > 0) = 1 AND ",
-        from_index!("s"),
-        " AND CASE WHEN json_valid(s.outcome) THEN s.outcome ->> '$.download.path' IS NOT NULL \
-         AND coalesce(s.outcome ->> '$.download.skipped', 0) = 0 ELSE s.outcome IS NOT NULL END ORDER BY s.id LIMIT ?3 + 0"
-    );
-    let text = reader.text(Ask::new(sql).bind(blob(job)).bind(from).bind(limit)).await?;
-    lines::lines(&text, format_args!("download of job `{job}`:"))
-}
