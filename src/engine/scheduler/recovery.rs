@@ -231,6 +231,7 @@ impl Scheduler {
         let work = Work::Fetch(FetchSpec::default());
         let spec = TaskSpec { key: String::new(), work, options: TaskOptions::default().into() };
         let row = TaskRow { task, ..TaskRow::default() };
+        tracing::error!(task = %id, "an attempt was cut of a task that cannot be read, so the task fails");
         self.outbox.rewritten(id);
         self.recover_attempt(id, StoredTask { index: id.index, lane, spec: Arc::new(spec), row }, event, now);
     }
