@@ -54,7 +54,7 @@ macro_rules! all_cases {
                 an_unknown_job_is_refused, a_refused_job_leaves_the_others, a_task_that_is_not_there_is_refused,
                 events_run_out_for_one_job_alone, many_in_one_batch;
             tasks: stored_task_reads_back, keys_find_tasks, lists_by_state, lane_page_skips_what_may_not_start,
-                lane_page_goes_on_behind_what_has_ended, pages_end_by_bytes, states_are_told, download_paths_are_told,
+                lane_page_goes_on_behind_what_has_ended, pages_end_by_bytes, states_are_told,
                 downloads_that_started_are_found;
             states: a_claim_is_running, a_move_ends_the_claim, ended_and_claimed_again_in_one_batch,
                 backing_off_and_claimed_again, two_claims_are_refused, an_end_is_final,

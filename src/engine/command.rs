@@ -459,7 +459,7 @@ impl EngineError {
     /// The error of a change that the store did not take, but may take later.
     pub(crate) fn not_stored(error: &StoreError) -> EngineError {
         match error {
-            StoreError::Retry(_) => EngineError::StoreBusy(error.to_string()),
+            StoreError::Retry(why) => EngineError::StoreBusy(why.clone()),
             _ => EngineError::StoreFull(error.to_string()),
         }
     }

@@ -233,6 +233,11 @@ impl Outbox {
         self.batch.moves.push(change);
     }
 
+    /// Notes that the row of a task which moves is written whatever stands in it.
+    pub(crate) fn rewritten(&mut self, task: TaskId) {
+        self.batch.unreadable_tasks.push(task);
+    }
+
     /// Adds the end of a task as the next event of its job, which alone is no reason to commit at once.
     pub(crate) fn task_ended(&mut self, job: &mut Job, task: StoredTask) {
         let time = task.row.task.end_time.unwrap_or(job.update_time);
@@ -274,7 +279,7 @@ impl Outbox {
 
     /// Takes out everything of a job, because memory and store contradict each other about it. Callers get that as their error.
     pub(crate) fn drop_job(&mut self, job: JobId) {
-        let Batch { additions, pages, dropped_pages, moves, claims, .. } = &mut self.batch;
+        let Batch { additions, pages, dropped_pages, moves, unreadable_tasks, claims, .. } = &mut self.batch;
         for addition in additions.iter_mut().filter(|it| it.job == job) {
             // Its lanes may be some of which the store does not know.
             *addition =
@@ -283,6 +288,7 @@ impl Outbox {
         pages.retain(|it| it.id.job != job);
         dropped_pages.retain(|it| it.job != job);
         moves.retain(|it| it.id.job != job);
+        unreadable_tasks.retain(|it| it.job != job);
         claims.retain(|it| it.id.job != job);
         let Batch { sweeps, hastens, retries, events, jobs, respecced, lane_heads, audit, .. } = &mut self.batch;
         events.retain(|it| it.job != job);

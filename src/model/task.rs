@@ -113,6 +113,11 @@ impl Crashes {
         Crashes(self.0 - self.0 % Self::IN_A_ROW)
     }
 
+    /// Returns whether one more in a row would be too much.
+    pub fn are_all_but_too_many(self) -> bool {
+        self.and_one_more().too_many().is_some()
+    }
+
     fn and_one_more(self) -> Crashes {
         Crashes(self.0.saturating_add(Self::IN_A_ROW + 1))
     }

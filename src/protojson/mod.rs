@@ -86,7 +86,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Counts an entry, before there is memory for it.
+    /// Counts an entry: one of a map before there is memory for it, and one of a list once it is read, with all that is in it counted.
     fn entry<E: Error>(&self) -> Result<(), E> {
         let Some(left) = &self.left else { return Ok(()) };
         let now = left.get().checked_sub(1).ok_or_else(|| E::custom("there are too many entries in the document"))?;

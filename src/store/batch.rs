@@ -246,6 +246,8 @@ pub struct Batch {
     pub dropped_pages: Vec<TaskId>,
     /// Tasks that stop running or waiting. At most one entry per task.
     pub moves: Vec<TaskMove>,
+    /// Those of them whose row is written whatever stands in it, since it cannot be read.
+    pub unreadable_tasks: Vec<TaskId>,
     /// Attempts that have begun and do not end in this batch. They come after `moves`: one attempt of a task may end and
     /// the next begin in one batch.
     pub claims: Vec<Claim>,

@@ -15,6 +15,7 @@ use crate::model::job::{Job, JobState};
 use crate::model::search::Search;
 use crate::model::secret;
 use crate::model::spec::TaskSpec;
+use crate::model::task::Task;
 use crate::model::task_filter::TaskFilter;
 use crate::model::tenant::TenantNo;
 use crate::model::time::Timestamp;
@@ -257,11 +258,24 @@ pub struct CutAttempt {
     pub task: StoredTask,
 }
 
+/// An attempt that the last process left behind, of a task that cannot be read: nobody can make another one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnreadableAttempt {
+    /// The task that was running.
+    pub id: TaskId,
+    /// The number of its lane.
+    pub lane: LaneNumber,
+    /// How far the task was, as its claim says: RUNNING.
+    pub task: Task,
+}
+
 /// A part of the attempts that the last process left behind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CutPage {
-    /// The attempts, without those that cannot be read.
+    /// The attempts of tasks that can be read.
     pub attempts: Vec<CutAttempt>,
+    /// The others.
+    pub unreadable: Vec<UnreadableAttempt>,
     /// The task after which the next part begins, also after a part without attempts; `None`: this is the last part.
     pub next: Option<TaskId>,
 }
@@ -273,6 +287,8 @@ pub struct LanePage {
     pub tasks: Vec<StoredTask>,
     /// Where the next page begins, also after a page without tasks; `None`: no more task may start.
     pub next: Option<TaskIndex>,
+    /// The first of those that cannot be read: they are left out, and still PENDING.
+    pub first_unreadable: Option<TaskIndex>,
 }
 
 /// A task that waits for its next attempt.

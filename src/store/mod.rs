@@ -41,7 +41,7 @@ pub use crate::store::error::StoreError;
 pub use crate::store::listing::{
     AuditPage, AuditPlace, CutAttempt, CutPage, DuePage, DueTask, EventPage, JobFilter, JobOrder, JobPage, JobPlace,
     LOOK_MAX, LanePage, Listed, PAGE_BYTES_MAX, PageHead, Recovered, StoredEvent, StoredTask, TaskPage, TaskQuery,
-    UnfinishedJobs,
+    UnfinishedJobs, UnreadableAttempt,
 };
 
 /// The answer of a read or a commit, to be awaited.
@@ -202,9 +202,6 @@ pub trait Store: Send + Sync + 'static {
     fn page_of_item(&self, id: TaskId, item: u64) -> Answer<'_, Option<PageHead>>;
     /// Returns the bytes of a page, or where they are.
     fn page_content(&self, id: TaskId, page: u32) -> Answer<'_, Option<Content>>;
-    /// Lists paths (relative to the download root) of files that downloads of the job made, at most `limit`, in order of
-    /// index, beginning with `from`. A download that was skipped made none.
-    fn download_paths(&self, job: JobId, from: TaskIndex, limit: u32) -> Answer<'_, Vec<(TaskIndex, String)>>;
 
     // The engine's own reads. They never wait behind the reads above; and those up to `due_tasks`, which its tasks need, wait
     // behind no other either.

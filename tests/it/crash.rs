@@ -90,6 +90,46 @@ async fn a_task_that_is_cut_by_three_crashes_is_held_to_be_the_cause() {
     assert_eq!(ended.failure.unwrap().reason(), pb::FailureReason::Internal);
 }
 
+/// A request that kills the server each time, and others that are in flight then. After two such ends nobody knows which of them it is.
+#[tokio::test]
+async fn what_ran_beside_the_cause_of_crashes_is_told_from_it() {
+    let flags = ["--allow-private-networks", "--max-per-host", "64"];
+    let (mut server, origin) = (Server::with(&flags).await, Origin::start());
+    let lives = Arc::new(AtomicUsize::new(0));
+    let life = lives.clone();
+    origin.handle("/beside", move |_| match life.load(Ordering::SeqCst) {
+        ..2 => Reply::hang(),
+        // All that ran at once would still run when the server is killed.
+        2 => Reply::ok("at last").delay(Duration::from_secs(1)),
+        _ => Reply::ok("at last"),
+    });
+    origin.reply("/deadly", Reply::hang());
+    origin.reply("/new", Reply::ok("new"));
+    let tasks = (0..21).map(|nth| fetch(origin.url(if nth == 2 { "/deadly" } else { "/beside" }))).collect();
+    let group = Some(crate::support::spec::group(pb::GroupMode::Collect, 0));
+    let id = server.submit(pb::JobSpec { group, ..job(tasks) }).await;
+    for deaths in 0..3 {
+        if deaths < 2 {
+            until(async || origin.requests("/beside").len() == 20 * (deaths + 1)).await;
+        } else {
+            // What is under no suspicion does not wait.
+            let new = server.run(job((0..20).map(|_| fetch(origin.url("/new"))).collect())).await;
+            assert_eq!(new.state(), JobState::Succeeded);
+        }
+        until(async || origin.requests("/deadly").len() == deaths + 1).await;
+        // The claims of the attempts are on their way to the disk while the requests are on their way to the origin.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        lives.fetch_add(1, Ordering::SeqCst);
+        server.restart().await;
+    }
+    let ended = server.ended(&id).await;
+    let counts = ended.counts.unwrap();
+    assert_eq!((counts.failed, counts.succeeded), (1, 20), "{:?}", ended.failures);
+    let failure = ended.failure.unwrap();
+    assert_eq!((failure.reason(), failure.task_index), (pb::FailureReason::Internal, Some(2)));
+    assert_eq!(origin.requests("/deadly").len(), 3);
+}
+
 /// Three ends of the server cut the attempts of a task, but it ended once more between them while the task waited for its host.
 #[tokio::test]
 async fn crashes_that_are_not_in_a_row_are_not_held_against_a_task() {
@@ -295,4 +335,60 @@ async fn a_row_that_cannot_be_read_holds_nothing_else() {
         let delete = pb::DeleteJobRequest { job_id: jobs[2].clone(), ..Default::default() };
         server.jobs().delete_job(delete).await.unwrap();
     }
+}
+
+/// Damages the rows of tasks that ran when the server was killed: of one its spec, of others what is known of their attempts, which
+/// their ends replace. Nobody can go on with them, so they fail, and their jobs end.
+#[tokio::test]
+async fn a_running_task_that_cannot_be_read_any_more_fails() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/good", Reply::ok("good"));
+    let damages = ["tasks SET spec = substr(spec, 1, 9)", "task_states SET log = '['", "task_states SET state = 77"];
+    let mut jobs = Vec::new();
+    for nth in 0..damages.len() {
+        let path = format!("/bad{nth}");
+        origin.handle(&path, |request| match request.nth {
+            0 => Reply::status(503),
+            1 => Reply::hang(),
+            _ => Reply::ok("at last"),
+        });
+        let tasks = vec![fetch(origin.url("/good")), fetch(origin.url(&path))];
+        let group = Some(crate::support::spec::group(pb::GroupMode::Collect, 0));
+        jobs.push(server.submit(pb::JobSpec { group, ..job(tasks) }).await);
+        until(async || origin.requests(&path).len() == 2).await;
+        until(async || server.job(&jobs[nth]).await.counts.unwrap().succeeded == 1).await;
+    }
+    // The claims of the attempts are on their way to the disk.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    server.kill();
+    let url = format!("sqlite://{}", server.data().join("haul.db").display());
+    let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    for (nth, damage) in damages.into_iter().enumerate() {
+        let sql = format!("UPDATE {damage} WHERE id = (SELECT id FROM claims ORDER BY id LIMIT 1 OFFSET {nth})");
+        assert_eq!(sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut conn).await.unwrap().rows_affected(), 1);
+    }
+    conn.close().await.unwrap();
+    server.launch().await;
+    for (nth, id) in jobs.iter().enumerate() {
+        let ended = server.ended(id).await;
+        let counts = ended.counts.unwrap();
+        assert_eq!((ended.state(), counts.succeeded, counts.failed), (JobState::Failed, 1, 1), "{nth}");
+        let failure = ended.failure.unwrap();
+        assert_eq!((failure.reason(), failure.task_index), (pb::FailureReason::Internal, Some(1)), "{nth}");
+        let retry = pb::RetryJobRequest { job_id: id.clone(), ..Default::default() };
+        server.jobs().retry_job(retry).await.unwrap();
+        if nth == 0 {
+            // Its spec is lost for good, and it waits as any other that cannot be read.
+            server.jobs().cancel_job(pb::CancelJobRequest { job_id: id.clone(), ..Default::default() }).await.unwrap();
+        }
+        let state = if nth == 0 { JobState::Cancelled } else { JobState::Succeeded };
+        let ended = server.ended(id).await;
+        assert_eq!((ended.state(), ended.failures.len()), (state, 0), "{nth}");
+        let told: Vec<u64> = server.events(id, 0).await.iter().map(|event| event.sequence).collect();
+        assert!(nth == 0 || told == (1..=ended.sequence).collect::<Vec<_>>(), "{nth}: {told:?}");
+        server.jobs().delete_job(pb::DeleteJobRequest { job_id: id.clone(), ..Default::default() }).await.unwrap();
+    }
+    assert!(server.terminate().success());
+    let checked = crate::support::server::haul(&["check", "--data-dir", &server.data().display().to_string()]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }

@@ -172,6 +172,10 @@ impl Rows {
             rows.drop_pages(it.index);
             Ok(())
         });
+        each!(&batch.unreadable_tasks, |it: &TaskId| it.job, |rows: &mut JobRows, it: &TaskId| {
+            rows.states.remove(&it.index);
+            Ok(())
+        });
         each!(&batch.moves, |it: &TaskMove| it.id.job, JobRows::move_task);
         each!(&batch.claims, |it: &Claim| it.id.job, JobRows::claim);
         each!(

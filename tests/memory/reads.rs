@@ -12,7 +12,6 @@ use haul::model::host::Host;
 use haul::model::ids::{JobId, TaskId, TaskIndex};
 use haul::model::job::Job;
 use haul::model::limits::LimitsPatch;
-use haul::model::outcome::Outcome;
 use haul::model::pause::{HostPause, PauseKey};
 use haul::model::spec::Work;
 use haul::model::task::TaskState;
@@ -91,7 +90,7 @@ impl JobRows {
         let (tasks, has_more) = page(found, limit, task_bytes);
         let is_full = has_more || tasks.len() == limit as usize;
         let next = if is_full { tasks.last().map(|last| last.index + 1) } else { beyond };
-        LanePage { tasks, next }
+        LanePage { tasks, next, first_unreadable: None }
     }
 }
 
@@ -132,7 +131,7 @@ impl Rows {
         });
         let attempts: Vec<_> = all.filter(|cut| after.is_none_or(|after| cut.id > after)).take(CLAIMS_MAX).collect();
         let next = attempts.last().filter(|_| attempts.len() == CLAIMS_MAX).map(|cut| cut.id);
-        CutPage { attempts, next }
+        CutPage { attempts, unreadable: Vec::new(), next }
     }
 
     fn due_tasks(&self, after: Option<DueTask>, limit: u32) -> DuePage {
@@ -324,16 +323,6 @@ impl Store for MemoryStore {
     fn page_content(&self, id: TaskId, page: u32) -> Answer<'_, Option<Content>> {
         let rows = self.rows();
         now(rows.visible(id.job).and_then(|rows| rows.pages.get(&(id.index, page))).map(|page| page.content.clone()))
-    }
-
-    fn download_paths(&self, job: JobId, from: TaskIndex, limit: u32) -> Answer<'_, Vec<(TaskIndex, String)>> {
-        let rows = self.rows();
-        let tasks = rows.visible(job).into_iter().flat_map(|rows| rows.tasks_from(from));
-        let paths = tasks.filter_map(|task| match task.row.outcome.as_deref() {
-            Some(Outcome::Download(result)) if !result.skipped => Some((task.index, result.path.clone())),
-            _ => None,
-        });
-        now(paths.take(limit as usize).collect())
     }
 
     fn recover(&self, after: Option<JobId>) -> Answer<'_, Recovered> {

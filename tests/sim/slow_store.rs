@@ -288,7 +288,6 @@ impl Store for SlowStore {
         fn page_of_item(id: TaskId, item: u64) -> Option<PageHead>;
         fn last_page(id: TaskId) -> Option<PageHead>;
         fn page_content(id: TaskId, page: u32) -> Option<Content>;
-        fn download_paths(job: JobId, from: TaskIndex, limit: u32) -> Vec<(TaskIndex, String)>;
         fn recover(after: Option<JobId>) -> Recovered;
         fn claims(after: Option<TaskId>) -> CutPage;
         fn lanes(job: JobId) -> Vec<(Host, TaskIndex)>;

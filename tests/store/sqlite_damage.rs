@@ -178,7 +178,6 @@ async fn read_all(store: &dyn Store, what: &str) -> (usize, usize) {
         judge(what, store.find_tasks(id, &query, 100).await, false);
         tasks += judge(what, store.lane_page(id, 0, 0, 100, Timestamp(0)).await, false).unwrap().tasks.len();
         judge(what, store.download_tasks(id, &TaskState::ALL, 0, 100).await, false);
-        judge(what, store.download_paths(id, 0, 100).await, false);
         judge(what, store.events(id, 0, 100).await, false);
         judge(what, store.events_before(id, 1000, &[], 100).await, false);
         judge(what, store.recount(id).await, false);

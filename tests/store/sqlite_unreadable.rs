@@ -1,9 +1,9 @@
 //! Rows that cannot be read: they are left out, however many stand together, and hold nothing else.
 
-use haul::model::task::Task;
+use haul::model::task::{Task, TaskState};
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore};
-use haul::store::{Batch, DueTask, JobFilter, Store as _, TaskQuery, WriteStore as _};
+use haul::store::{Batch, DueTask, JobFilter, Store as _, TaskMove, TaskQuery, TaskRow, WriteStore as _};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use super::support::*;
@@ -86,16 +86,66 @@ async fn jobs_and_attempts_that_cannot_be_read_do_not_hold_those_behind_them() {
         }
         assert_eq!(found, [last.id]);
 
-        let (mut after, mut found) = (None, Vec::new());
+        let (mut after, mut found, mut unreadable) = (None, Vec::new(), Vec::new());
         loop {
             let part = store.claims(after).await.unwrap();
             found.extend(part.attempts.iter().map(|cut| cut.id));
+            unreadable.extend(part.unreadable.into_iter().map(|it| (it.id, it.task)));
             after = part.next;
             if after.is_none() {
                 break;
             }
         }
         assert_eq!(found, [task_id(9_999, 0)]);
+        let claimed = claim_of(task_id(1, 0), &Task::default(), 100).task;
+        let all: Vec<_> = (0..5_000).map(|index| (task_id(1, index), claimed.clone())).collect();
+        assert!(unreadable == all, "they are named, with what their claims say");
+    }
+}
+
+/// Of what is damaged in the rows of a task that runs the store still says which task it is, and its end is written over it.
+#[tokio::test]
+async fn a_running_task_that_cannot_be_read_can_be_ended() {
+    for damage in [
+        "tasks SET spec = '{'",
+        "tasks SET spec = CAST(x'ff' AS TEXT)",
+        "task_states SET error = '{'",
+        "task_states SET log = CAST(x'ff' AS TEXT)",
+        "task_states SET outcome = '7'",
+        "task_states SET state = 77",
+        "task_states SET fence = 'many'",
+        "task_states SET fence = 1 << 40",
+        "task_states SET due = 'soon'",
+    ] {
+        let mut rig = Rig::new::<Sqlite>().await;
+        rig.job_of(1, 3).await;
+        let mut cut = Vec::new();
+        for index in 0..3 {
+            let row = rig.end(task_id(1, index), backing_off(50)).await;
+            cut.push(claim_of(task_id(1, index), &row.task, 600));
+        }
+        rig.commit(Batch { claims: cut.clone(), ..Batch::default() }).await;
+        self::damage(&rig, format!("UPDATE {damage} WHERE id & 4294967295 = 1")).await;
+        let page = rig.store.claims(None).await.unwrap();
+        let read: Vec<_> = page.attempts.iter().map(|it| it.id).collect();
+        assert_eq!(read, [task_id(1, 0), task_id(1, 2)], "{damage}");
+        let [found] = page.unreadable.as_slice() else { panic!("{damage}: {:?}", page.unreadable) };
+        assert_eq!((found.id, found.lane), (task_id(1, 1), 0), "{damage}");
+        assert!(found.task.state == TaskState::Running && found.task.fence >= cut[1].task.fence, "{damage}: {found:?}");
+
+        let row =
+            TaskRow { task: found.task.apply(failed(&found.task), Timestamp(700)).unwrap(), ..TaskRow::default() };
+        rig.commit(Batch {
+            moves: vec![TaskMove { id: found.id, row: row.clone() }],
+            unreadable_tasks: vec![found.id],
+            ..Batch::default()
+        })
+        .await;
+        assert_eq!(rig.store.claims(None).await.unwrap().unreadable, [], "{damage}");
+        assert_eq!(rig.store.task_states(job_id(1), &[1]).await.unwrap(), [(1, TaskState::Failed)], "{damage}");
+        if damage.starts_with("task_states") {
+            assert_eq!(rig.store.task(found.id).await.unwrap().unwrap().row, row, "{damage}");
+        }
     }
 }
 

@@ -297,10 +297,12 @@ impl JobRun {
         attempts.collect()
     }
 
-    /// Counts a task that failed, and keeps the first failure of the job, in the order of the events.
-    pub(crate) fn note_failure(&mut self, task: &StoredTask) {
+    /// Counts a task that failed, and keeps the first failure of the job, in the order of the events. `host` is that of its lane:
+    /// a task that cannot be read has no URL, and a retry puts it back as one of its lane.
+    pub(crate) fn note_failure(&mut self, task: &StoredTask, host: impl FnOnce() -> String) {
         let Some(error) = task.placed_error().filter(|_| task.row.task.state == TaskState::Failed) else { return };
-        self.job_mut().failures.note(task.index, &error, &task.failed_host());
+        let failed_host = Some(task.failed_host()).filter(|known| !known.is_empty()).unwrap_or_else(host);
+        self.job_mut().failures.note(task.index, &error, &failed_host);
         if self.job.stop.is_none() && self.job.failure.is_none() {
             self.job_mut().failure = Some(Box::new(error));
         }

@@ -28,7 +28,7 @@ impl Queue {
         self.held_back_bytes += task.bytes();
         let held_back = HeldBack { kept: Kept::Whole(task), wait };
         let held = match &held_back.wait {
-            Wait::Host { until, .. } | Wait::Backoff(until) => {
+            Wait::Host { until, .. } | Wait::Apart(until) | Wait::Backoff(until) => {
                 let entry = due_task(*until, id);
                 self.waiting_for_hosts.insert(entry, held_back);
                 Held::Host(number, entry)

@@ -93,6 +93,8 @@ pub(crate) struct Lane {
     pub(crate) is_next: bool,
     /// The index before which the store takes no task of the lane to be PENDING.
     pub(crate) stored_head: TaskIndex,
+    /// The first task that cannot be read, as far as is known, and so stays PENDING; `TaskIndex::MAX`: there is none.
+    pub(crate) unreadable_from: TaskIndex,
     /// The number of the load of the page; see `Queue::loaded`.
     pub(crate) load: u64,
 }
@@ -108,6 +110,7 @@ impl Lane {
             reading: Reading::Idle,
             is_next: false,
             stored_head: 0,
+            unreadable_from: TaskIndex::MAX,
             load: 0,
         }
     }
@@ -192,7 +195,8 @@ impl Lane {
         let again = self.again.values().map(|task| task.index).min();
         let page = self.page.front().map(|task| task.index);
         let held_back = self.held_back.first().copied();
-        again.into_iter().chain(page).chain(held_back).chain([self.disk_from]).min().unwrap_or(self.disk_from)
+        let disk = self.disk_from.min(self.unreadable_from);
+        again.into_iter().chain(page).chain(held_back).chain([disk]).min().unwrap_or(disk)
     }
 
     /// The place of a task in the page.

@@ -33,7 +33,7 @@ use crate::engine::bounds::Bounds;
 use crate::engine::queue::backoff::Backoffs;
 use crate::engine::queue::lane::{Lane, Reading};
 use crate::engine::queue::rotation::{Candidate, Rotation};
-use crate::engine::queue::task::{BatchNumber, Held, HeldBack, Queued, Running};
+use crate::engine::queue::task::{BatchNumber, Held, HeldBack, Queued, Running, Wait};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, JobMap, TaskId, TaskIndex};
 use crate::model::spec::TaskSpec;
@@ -290,6 +290,28 @@ impl Queue {
         &mut self,
         mut admit: impl FnMut(JobId, &Host, u32, Option<&Queued>) -> Admission,
     ) -> Option<(JobId, Queued)> {
+        loop {
+            let mut aside = Vec::new();
+            let picked = self.pick_once(&mut admit, &mut aside);
+            let has_more = picked.is_none() && !aside.is_empty();
+            for (job, lane, wait) in aside {
+                if let Some(task) = self.take_next(job, lane) {
+                    self.hold_back(job, task, wait);
+                }
+                self.refresh(job, lane);
+            }
+            if !has_more {
+                return picked;
+            }
+        }
+    }
+
+    /// Picks a task. Lanes whose next task is to be put aside are added to `aside`.
+    fn pick_once(
+        &mut self,
+        admit: &mut impl FnMut(JobId, &Host, u32, Option<&Queued>) -> Admission,
+        aside: &mut Vec<(JobId, LaneNumber, Wait)>,
+    ) -> Option<(JobId, Queued)> {
         let held_back = self.held_back_max();
         let Self { rotation, jobs, wanted, run_low, barred, bounds, .. } = self;
         let (job, number) = rotation.pick(|Candidate { job, lane: number, host, kept }| {
@@ -302,6 +324,10 @@ impl Queue {
                 return Admission::Empty;
             }
             let admission = admit(job, host, kept, lane.next());
+            if let Admission::Aside(wait) = &admission {
+                aside.push((job, number, wait.clone()));
+                return admission;
+            }
             if admission == Admission::Behind {
                 // One that may start may be in the store. It is looked for when nobody else reads anything.
                 let is_idle = lane.reading == Reading::Idle && wanted.is_empty() && run_low.is_empty();

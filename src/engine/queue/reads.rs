@@ -83,6 +83,7 @@ impl Queue {
         let wrong = if took > share || !lane.has_more_in_store() { share - took } else { 0 };
         lane.takes(fresh.len());
         lane.page.extend(fresh);
+        lane.unreadable_from = lane.unreadable_from.min(page.first_unreadable.unwrap_or(TaskIndex::MAX));
         let head = lane.head();
         let raised = head > lane.stored_head;
         if raised {
@@ -359,7 +360,7 @@ mod tests {
                 queue.restore_lane(job, Host::new("a:80"), 0, 2);
                 assert!(pick(&mut queue).is_none());
                 let read = queue.next_read().unwrap();
-                let page = LanePage { tasks: (0..4).map(stored).collect(), next };
+                let page = LanePage { tasks: (0..4).map(stored).collect(), next, first_unreadable: None };
                 let admit = |queue: &mut Queue| queue.admit(job, 2, (2..4).map(|index| (0, stored(index).spec)));
                 if admitted_first {
                     admit(&mut queue);
@@ -374,7 +375,7 @@ mod tests {
                     came.extend(pick(&mut queue).map(|(_, task)| task.index));
                     if let Some(read) = queue.next_read() {
                         let tasks = (read.from..4).map(stored).collect();
-                        queue.lane_read(read, Some(LanePage { tasks, next: None }));
+                        queue.lane_read(read, Some(LanePage { tasks, next: None, first_unreadable: None }));
                     }
                     assert_eq!(queue.check(), Ok(()));
                 }
@@ -390,7 +391,7 @@ mod tests {
         let mut queue = Queue::new(Bounds::default());
         queue.add_job(job, 0, 0, true, None);
         queue.restore_lane(job, Host::new("a:80"), 0, 2);
-        let page = || Some(LanePage { tasks: vec![stored(0), stored(1)], next: None });
+        let page = || Some(LanePage { tasks: vec![stored(0), stored(1)], next: None, first_unreadable: None });
         assert!(pick(&mut queue).is_none());
         let read = queue.next_read().unwrap();
         queue.set_may_run(job, false);

@@ -70,6 +70,9 @@ pub(crate) enum Wait {
         /// A text for people.
         message: String,
     },
+    /// The end, or the beginning for that long, of another task that may have brought the server down as this one may; the task is
+    /// PENDING.
+    Apart(Timestamp),
     /// Free disk space, or room within what the tenant may store; the task is PENDING.
     Disk {
         /// Which of them.

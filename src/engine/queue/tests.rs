@@ -114,7 +114,7 @@ impl World {
         // Those that have ended are not PENDING any more.
         let open = tasks.filter(|index| !self.started.contains(&TaskId { job: id, index: *index }));
         let stored = |index| StoredTask { index, lane, spec: spec(), row: TaskRow::default() };
-        LanePage { tasks: open.map(stored).collect(), next: None }
+        LanePage { tasks: open.map(stored).collect(), next: None, first_unreadable: None }
     }
 
     /// Starts what may start, reads what is wanted, and ends the task that has run longest.
@@ -278,7 +278,7 @@ fn tasks_that_only_the_store_has_are_counted_as_waiting() {
     assert!(picked.is_none());
     let read = world.queue.next_read().unwrap();
     let tasks = (0..5).map(|index| StoredTask { index, lane: 0, spec: spec(), row: TaskRow::default() });
-    world.queue.lane_read(read, Some(LanePage { tasks: tasks.collect(), next: Some(9) }));
+    world.queue.lane_read(read, Some(LanePage { tasks: tasks.collect(), next: Some(9), first_unreadable: None }));
     blocked(&mut world.queue);
     assert_eq!((waiting(&world.queue), stored(&world.queue)[0]), (23, 18));
     world.queue.set_may_run(job(1), false);
@@ -308,12 +308,12 @@ fn a_read_corrects_the_shares_of_all_lanes() {
     let read = world.queue.next_read().unwrap();
     assert_eq!(read.lane, 0);
     let tasks = (0..3).map(|index| StoredTask { index, lane: 0, spec: spec(), row: TaskRow::default() });
-    world.queue.lane_read(read, Some(LanePage { tasks: tasks.collect(), next: None }));
+    world.queue.lane_read(read, Some(LanePage { tasks: tasks.collect(), next: None, first_unreadable: None }));
     assert_eq!(waiting(&world.queue), [3, 17]);
     world.queue.check().unwrap();
     let read = world.queue.next_read().unwrap();
     let tasks = (20..38).map(|index| StoredTask { index, lane: 1, spec: spec(), row: TaskRow::default() });
-    world.queue.lane_read(read, Some(LanePage { tasks: tasks.collect(), next: Some(38) }));
+    world.queue.lane_read(read, Some(LanePage { tasks: tasks.collect(), next: Some(38), first_unreadable: None }));
     assert_eq!(waiting(&world.queue), [3, 18], "one more than was known");
     world.queue.check().unwrap();
 }
@@ -356,7 +356,7 @@ fn a_task_that_was_given_back_beyond_its_page_comes_once() {
         }
         while let Some(read) = world.queue.next_read() {
             let tasks = (read.from..10).map(stored).collect();
-            world.queue.lane_read(read, Some(LanePage { tasks, next: None }));
+            world.queue.lane_read(read, Some(LanePage { tasks, next: None, first_unreadable: None }));
         }
         world.queue.check().unwrap();
     }
@@ -378,7 +378,9 @@ fn a_lane_that_runs_out_asks_in_its_turn() {
     };
     assert!(pick(&mut world).is_none());
     let read = world.queue.next_read().unwrap();
-    world.queue.lane_read(read, Some(LanePage { tasks: (0..4).map(stored).collect(), next: Some(4) }));
+    world
+        .queue
+        .lane_read(read, Some(LanePage { tasks: (0..4).map(stored).collect(), next: Some(4), first_unreadable: None }));
     for index in 0..4 {
         assert_eq!(pick(&mut world).map(|(_, task)| task.index), Some(index));
     }

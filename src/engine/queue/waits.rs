@@ -23,7 +23,7 @@ impl Queue {
                 self.back_off(due_task(due, id), task);
                 None
             }
-            Wait::Host { .. } | Wait::Disk { .. } => {
+            Wait::Host { .. } | Wait::Apart(_) | Wait::Disk { .. } => {
                 let head = self.lower_head(job, &task);
                 self.hold_back(job, task, wait);
                 head

@@ -4,10 +4,15 @@
 //! What is held against a task is a number of crashes in a row. A new row begins where the server has ended without running the
 //! task since, or has done other work for a while before the task ran again. That may be so each time, where other work goes before
 //! such a task or another one brings the server down first: so all crashes count as well ([`Crashes`]).
+//!
+//! Those that the next crash would fail are suspects, and run one at a time ([`Suspects`]): what only ran beside the cause does not
+//! run when that brings the server down once more, and so begins a new row.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::engine::queue::task::BatchNumber;
+use crate::engine::scheduler::suspects::Suspects;
 use crate::model::ids::TaskId;
 use crate::model::task::Crashes;
 use crate::model::time::Timestamp;
@@ -23,6 +28,7 @@ pub(super) struct Cuts {
     /// When this process found the first of them.
     found_time: Option<Timestamp>,
     has_succeeded: bool,
+    suspects: Suspects,
 }
 
 impl Cuts {
@@ -37,10 +43,45 @@ impl Cuts {
         self.has_succeeded = true;
     }
 
+    /// Whether a task may run now, of which the store has so many crashes: a suspect not beside another one.
+    ///
+    /// # Errors
+    ///
+    /// When it is to look again, unless it is woken before.
+    pub(super) fn admit(&mut self, task: TaskId, crashes: Crashes, now: Timestamp) -> Result<(), Timestamp> {
+        if crashes.are_all_but_too_many() && self.counted(task, crashes, now).are_all_but_too_many() {
+            return self.suspects.admit(task, now);
+        }
+        Ok(())
+    }
+
     /// Returns the crashes that are held against a task which runs now, of those that the store has.
     pub(super) fn held_against(&mut self, task: TaskId, crashes: Crashes, now: Timestamp) -> Crashes {
+        let crashes = self.counted(task, crashes, now);
+        self.tasks.remove(&task);
+        self.suspects.forget(task);
+        if crashes.are_all_but_too_many() {
+            self.suspects.runs(task, now);
+        }
+        crashes
+    }
+
+    /// Those of the crashes of a task that are in a row with one that would come now. What went well while a suspect was kept waiting
+    /// says nothing of it.
+    fn counted(&self, task: TaskId, crashes: Crashes, now: Timestamp) -> Crashes {
         let is_clean = self.has_succeeded && self.found_time.is_some_and(|found| found.plus(CLEAN_RUN) <= now);
-        if self.tasks.remove(&task) && !is_clean { crashes } else { crashes.in_a_new_row() }
+        let is_new = !self.tasks.contains(&task) || is_clean && !self.suspects.has_kept(task);
+        if is_new { crashes.in_a_new_row() } else { crashes }
+    }
+
+    /// Notes that batch `batch` has the end of an attempt, or progress that shows that its task is no suspect.
+    pub(super) fn passes(&mut self, task: TaskId, batch: BatchNumber) {
+        self.suspects.passes(task, batch);
+    }
+
+    /// Takes in that a batch is durable. Returns tasks that are to look again whether they may run.
+    pub(super) fn committed(&mut self, batch: BatchNumber) -> Vec<TaskId> {
+        self.suspects.committed(batch)
     }
 }
 
@@ -83,5 +124,25 @@ mod tests {
         let mut cuts = Cuts::default();
         cuts.found(task(1), START);
         assert_eq!(cuts.held_against(task(1), cut(2), START.plus(CLEAN_RUN * 100)), cut(2));
+    }
+
+    /// Whatever else goes well while they wait for each other.
+    #[test]
+    fn suspects_run_one_at_a_time_and_their_row_goes_on() {
+        let mut cuts = Cuts::default();
+        for index in 1..4 {
+            cuts.found(task(index), START);
+        }
+        assert_eq!(cuts.admit(task(1), cut(2), START), Ok(()));
+        assert_eq!(cuts.held_against(task(1), cut(2), START), cut(2));
+        assert!(cuts.admit(task(2), cut(2), START).is_err());
+        assert_eq!(cuts.admit(task(3), cut(1), START), Ok(()), "it is no suspect");
+        assert_eq!(cuts.admit(task(4), cut(2), START), Ok(()), "the last end has not cut it");
+        cuts.succeeded();
+        cuts.passes(task(1), 1);
+        assert_eq!(cuts.committed(1), [task(2)]);
+        let later = START.plus(CLEAN_RUN);
+        assert_eq!(cuts.admit(task(2), cut(2), later), Ok(()));
+        assert_eq!(cuts.held_against(task(2), cut(2), later), cut(2));
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::feed::Active;
 use crate::engine::figures;
 use crate::engine::hub::Notice;
 use crate::engine::queue::Admission;
-use crate::engine::queue::task::{Queued, Running};
+use crate::engine::queue::task::{Queued, Running, Wait};
 use crate::engine::scheduler::{DISK_LOOK, Scheduler};
 use crate::engine::spans;
 use crate::engine::timers::{Timer, Timers};
@@ -69,7 +69,7 @@ impl Scheduler {
     }
 
     fn pick(&mut self, now: Timestamp) -> Option<(JobId, Queued, HostPermit)> {
-        let Self { queue, jobs, runner, timers, tenant_rates, mirrored, .. } = self;
+        let Self { queue, jobs, runner, timers, tenant_rates, mirrored, cuts, .. } = self;
         let mut permit = None;
         let (job, task) = queue.pick(|job, host, kept, next| {
             let Some(of) = jobs.get(job).map(|run| &run.job) else { return Admission::Empty };
@@ -106,6 +106,10 @@ impl Scheduler {
                     Err(blocked) => blocked_at(&runner.hosts, timers, host.clone(), tenant, blocked),
                 };
             };
+            let crashes = next.row.as_ref().map(|row| row.task.crashes).unwrap_or_default();
+            if let Err(until) = cuts.admit(TaskId { job, index: next.index }, crashes, now) {
+                return Admission::Aside(Wait::Apart(until));
+            }
             let waited_for = next.waited_for.as_ref();
             let started = start_at(&runner.hosts, host, waited_for, (tenant, kept), || mirrors(next));
             match started.or_else(|blocked| share(true).ok_or(blocked)) {
@@ -146,6 +150,7 @@ impl Scheduler {
         if !row.task.crashes.is_none() {
             row.task.crashes = self.cuts.held_against(id, row.task.crashes, now);
         }
+        let is_suspect = row.task.crashes.are_all_but_too_many();
         match row.task.apply(TaskEvent::Started, now) {
             Ok(started) => row.task = started,
             Err(wrong) => {
@@ -230,6 +235,10 @@ impl Scheduler {
         let notice = self.publish_start(job, StoredTask { index: id.index, lane, spec: task.spec, row }, meter);
         // What a download leaves is found by its claim.
         self.outbox.started(claim, notice, bytes, is_download.then_some(stored));
+        if is_suspect {
+            // If it brings the server down, that is to be held against it.
+            self.outbox.changed(job);
+        }
         if let Some(ready) = ready {
             self.runner.metrics.task_started(now.since(ready));
         }

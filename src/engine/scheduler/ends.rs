@@ -44,6 +44,7 @@ impl Scheduler {
             let fence = ended.fence;
             run.activity_mut().deferred.push_back(Deferred::Attempt(Box::new(ended)));
             self.queue.attempt_ended(id, fence);
+            self.cuts.passes(id, self.outbox.number());
             self.hub.stopped(id.job, id.index);
             return self.reload_quiet();
         }
@@ -53,6 +54,7 @@ impl Scheduler {
         let Some(mut running) = self.queue.attempt_ended(id, ended.fence) else {
             return tracing::warn!(task = %id, "a late end of attempt {} is dropped", ended.fence);
         };
+        self.cuts.passes(id, self.outbox.number());
         self.hub.stopped(id.job, id.index);
         let chance = self.rng.random::<f64>();
         let event = meaning(&running, &run.job.spec.defaults, &ended, run.job.stop.as_ref(), now, chance);
@@ -169,7 +171,7 @@ impl Scheduler {
         let Some(run) = self.jobs.get_mut(id.job) else { return };
         self.queue.leaving(id, self.outbox.number());
         let task = StoredTask { index: id.index, lane, spec, row };
-        run.note_failure(&task);
+        run.note_failure(&task, || self.queue.host_of(id.job, lane).map(Host::to_string).unwrap_or_default());
         self.runner.metrics.tasks_ended(figures::kind(&task.spec.work), figures::task_end(task.row.task.state), 1);
         let error = task.placed_error();
         self.outbox.task_ended(run.job_mut(), task);

@@ -19,6 +19,9 @@ use crate::store::LaneNumber;
 /// Lanes that an explanation of a whole job looks at.
 const LANES_MAX: usize = 1000;
 
+/// What is said of a task that waits for another one which may have brought the server down.
+const APART: &str = "tasks that ran each time the server died run one at a time, since one of them may be the cause";
+
 impl Scheduler {
     /// Explains why `tasks` of a job do not run; without tasks, why the job does not.
     pub(super) fn explain(&self, job: JobId, tasks: &[(TaskIndex, LaneNumber)]) -> Explanation {
@@ -164,6 +167,7 @@ fn task_reason(wait: &task::Wait) -> WaitReason {
     match wait {
         task::Wait::Backoff(_) => WaitReason::BackingOff,
         task::Wait::Host { .. } => WaitReason::HostPaused,
+        task::Wait::Apart(_) => WaitReason::ServerLimit,
         task::Wait::Disk { of: ShortOf::Disk, .. } => WaitReason::DiskSpace,
         task::Wait::Disk { of: ShortOf::Tenant, .. } => WaitReason::TenantStorage,
     }
@@ -173,6 +177,7 @@ fn task_wait(wait: &task::Wait) -> Wait {
     let (until, message) = match wait {
         task::Wait::Backoff(due) => (Some(*due), BACKING_OFF.to_owned()),
         task::Wait::Host { until, message, .. } => (Some(*until), message.clone()),
+        task::Wait::Apart(until) => (Some(*until), APART.to_owned()),
         task::Wait::Disk { message, .. } => (None, message.clone()),
     };
     Wait { reason: task_reason(wait), until, message }

@@ -67,6 +67,7 @@ impl Scheduler {
         running.cursor = page.next.as_deref().map(Arc::from);
         // It made progress, so a crash of the server from now on is the first one again.
         running.row.task.crashes = Crashes::default();
+        self.cuts.passes(id, self.outbox.number());
         self.outbox.page(page);
         self.outbox.then(Effect::AckPage(id.job, reply));
     }

@@ -35,6 +35,7 @@ mod reload;
 mod selections;
 mod shared;
 mod survey;
+mod suspects;
 mod tenants;
 mod visits;
 

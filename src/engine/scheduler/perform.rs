@@ -34,6 +34,14 @@ struct PieceAnswers {
 }
 
 impl Scheduler {
+    /// Takes in that a batch is durable, with the ends of these tasks.
+    fn is_durable(&mut self, number: BatchNumber, ended: &[(TaskId, LaneNumber)]) {
+        self.committed = self.committed.max(number);
+        self.queue.committed(number, ended);
+        let woken = self.cuts.committed(number);
+        self.queue.wake(woken, self.committed);
+    }
+
     /// Performs what waited for batch `number`. What belongs to a job that the store refused is answered with an error, and
     /// the job is read again.
     pub(super) fn perform(
@@ -43,8 +51,7 @@ impl Scheduler {
         ended: &[(TaskId, LaneNumber)],
         committed: Committed,
     ) {
-        self.committed = self.committed.max(number);
-        self.queue.committed(number, ended);
+        self.is_durable(number, ended);
         let Committed { mut submissions, mut additions, retries, sweeps, hastened, .. } = committed;
         let (purges, data_key, left_out) = (committed.purges, committed.data_key, committed.left_out);
         let mut pieces = PieceAnswers { number, retries, sweeps, hastened, purges };

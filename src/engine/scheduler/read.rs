@@ -16,7 +16,7 @@ use crate::model::spec::JobSpec;
 use crate::model::task_filter::TaskChoice;
 use crate::model::tenant::TenantNo;
 use crate::model::trace::TraceParent;
-use crate::store::{Chunk, CutAttempt, DuePage, LanePage, StoreError, StoredTask};
+use crate::store::{Chunk, CutAttempt, DuePage, LanePage, StoreError, StoredTask, UnreadableAttempt};
 
 /// Something that the scheduler waited for.
 pub(super) enum Read {
@@ -152,6 +152,8 @@ pub(super) struct Reloaded {
     pub(super) lanes: Vec<(Host, TaskIndex)>,
     /// Attempts that were stopped for the reload.
     pub(super) cut: Vec<CutAttempt>,
+    /// Those of them whose tasks cannot be read.
+    pub(super) unreadable: Vec<UnreadableAttempt>,
 }
 
 /// A read that failed is no reason to end, unless it shows that the store cannot be trusted.

@@ -14,14 +14,15 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::shared::Shared;
 use crate::engine::timers::Timer;
+use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
-use crate::model::spec::Work;
+use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
 use crate::model::task::{Crashes, TaskEvent, TaskState};
 use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
-use crate::store::{CutAttempt, StoreError, StoredTask, TaskMove};
+use crate::store::{CutAttempt, StoreError, StoredTask, TaskMove, TaskRow, UnreadableAttempt};
 
 /// What a start took in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +65,11 @@ impl Scheduler {
                 self.cuts.found(id, now);
                 self.recover_attempt(id, task, TaskEvent::Crashed, now);
                 done.insert(id.job);
+            }
+            recovery.attempts += piece.unreadable.len();
+            for attempt in piece.unreadable {
+                done.insert(attempt.id.job);
+                self.end_unreadable(attempt, now);
             }
             after = piece.next;
             if after.is_none() {
@@ -208,5 +214,25 @@ impl Scheduler {
             let head = self.queue.put_first(id.job, task, true);
             self.outbox.head(head);
         }
+    }
+
+    /// Ends the task of an attempt that was cut, since it cannot be read: nobody can make another attempt, and its job would wait for
+    /// one for ever.
+    pub(super) fn end_unreadable(&mut self, attempt: UnreadableAttempt, now: Timestamp) {
+        let UnreadableAttempt { id, lane, task } = attempt;
+        if self.jobs.get(id.job).is_none() {
+            return;
+        }
+        let message = "what is stored of this task cannot be read, so it is not run again; submit it in a new job (`haul check` says \
+                       what is damaged)";
+        let error = Failure::fatal(FailureReason::Internal, message).into_error(task.attempts);
+        let event = TaskEvent::Failed(task.fence, error);
+        // Of the spec nothing is known. What is told of it is what is told of one that fetches nothing.
+        let work = Work::Fetch(FetchSpec::default());
+        let spec = TaskSpec { key: String::new(), work, options: TaskOptions::default().into() };
+        let row = TaskRow { task, ..TaskRow::default() };
+        tracing::error!(task = %id, "an attempt was cut of a task that cannot be read, so the task fails");
+        self.outbox.rewritten(id);
+        self.recover_attempt(id, StoredTask { index: id.index, lane, spec: Arc::new(spec), row }, event, now);
     }
 }

@@ -107,17 +107,18 @@ impl Scheduler {
                 }
                 found.counts = patiently(|| store.recount(job)).await?;
                 let lanes = patiently(|| store.lanes(job)).await?;
-                let mut cut = Vec::new();
+                let (mut cut, mut unreadable) = (Vec::new(), Vec::new());
                 let mut after = None;
                 loop {
                     let page = patiently(|| store.claims(after)).await?;
                     cut.extend(page.attempts.into_iter().filter(|it| it.id.job == job));
+                    unreadable.extend(page.unreadable.into_iter().filter(|it| it.id.job == job));
                     after = page.next;
                     if after.is_none() {
                         break;
                     }
                 }
-                Ok(Some(Reloaded { job: found, lanes, cut }))
+                Ok(Some(Reloaded { job: found, lanes, cut, unreadable }))
             };
             Read::Reloaded(job, Box::new(caught(read).await))
         });
@@ -161,7 +162,7 @@ impl Scheduler {
         if self.jobs.get(id).is_none_or(|run| !matches!(run.stage, Stage::Reloading { .. })) {
             return;
         }
-        let Some(Reloaded { job, lanes, cut }) = found else { return self.drop_job(id) };
+        let Some(Reloaded { job, lanes, cut, unreadable }) = found else { return self.drop_job(id) };
         let now = self.now();
         let deferred = self.jobs.take_back(&job).map(|mut run| run.take_activity().deferred).unwrap_or_default();
         self.queue.remove_job(id);
@@ -184,6 +185,9 @@ impl Scheduler {
                 // The server stopped it by itself: it does not count, and is no crash.
                 None => self.recover_attempt(id, task, TaskEvent::GivenBack(fence), now),
             }
+        }
+        for attempt in unreadable {
+            self.end_unreadable(attempt, now);
         }
         for admitted in commands {
             self.job_command(id, admitted);

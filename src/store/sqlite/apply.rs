@@ -41,6 +41,7 @@ pub(super) async fn apply(
     }
     pages::insert(script, numbers, vault, &batch.pages).await?;
     pages::drop_all(script, numbers, &batch.dropped_pages).await?;
+    states::forget(script, numbers, &batch.unreadable_tasks)?;
     states::apply(script, numbers, &batch.moves).await?;
     states::claim(script, numbers, &batch.claims).await?;
     pages::note_progress(script, numbers, &batch.pages)?;
@@ -175,6 +176,7 @@ fn split(batch: &Batch) -> Vec<(JobId, Batch)> {
         pages by |page: &NewPage| page.id.job;
         dropped_pages by |id: &TaskId| id.job;
         moves by |change: &TaskMove| change.id.job;
+        unreadable_tasks by |id: &TaskId| id.job;
         claims by |claim: &Claim| claim.id.job;
         lane_heads by |head: &(JobId, LaneNumber, TaskIndex)| head.0;
         retries by |retry: &Retry| retry.job;

@@ -94,13 +94,12 @@ pub async fn audit(dir: &Path) -> Result<Vec<String>, OpenError> {
     let mut conn = schema::reading(&database).await?;
     sqlx::query("BEGIN").execute(&mut conn).await.map_err(failed)?;
     let found = questions(&mut conn, dir).await;
-    let found = found.map_err(|error| OpenError::Unread { path: database.clone(), error })?;
     // It read only; there is nothing to lose.
     let _ = conn.close().await;
     if !had_log {
         remove_log(dir);
     }
-    Ok(found)
+    found.map_err(|error| OpenError::Unread { path: database, error })
 }
 
 async fn questions(conn: &mut SqliteConnection, dir: &Path) -> Result<Vec<String>, sqlx::Error> {
@@ -121,9 +120,11 @@ async fn questions(conn: &mut SqliteConnection, dir: &Path) -> Result<Vec<String
         let rows: Vec<Text> = sqlx::query_scalar(*query).fetch_all(&mut *conn).await?;
         list(&mut found, rows.iter().map(|row| format!("{} {what}", row.shown())));
     }
-    found.extend(illegible(&mut *conn).await?);
     let named: Vec<ContentRow> = sqlx::query_as(CONTENTS).fetch_all(&mut *conn).await?;
     sqlx::query("COMMIT").execute(&mut *conn).await?;
+    // A row says of itself whether it can be read. To read them all may take minutes, in which a server beside could not shorten its
+    // log if all of them were to be of one moment.
+    found.extend(illegible(&mut *conn).await?);
     let mut wrong = Vec::new();
     for (id, task, page, bytes) in named {
         let what = match job_id(&id) {

@@ -1,4 +1,5 @@
-//! Looks at a data directory as a start would find it, beside a running server or without one, and changes nothing.
+//! Looks at a data directory as a start would find it, beside a running server or without one, and changes
+//! nothing, except that a change which the end of a process cut within is undone, as any reader of the database does.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -30,8 +31,10 @@ pub async fn look_beside(dir: &Path, roots: &RootKeys) -> Result<Book, OpenError
     let failed = |error| OpenError::Sqlite { path: path.clone(), error };
     let had_log = has_log(dir);
     let mut conn = schema::reading(&path).await?;
-    let has_keys = has_tables(&mut conn, &["data_keys"]).await.map_err(failed)?;
-    let keys = Keyring::check(has_keys.then_some(&mut conn), dir, roots).await;
+    let keys = match has_tables(&mut conn, &["data_keys"]).await {
+        Ok(has_keys) => Keyring::check(has_keys.then_some(&mut conn), dir, roots).await,
+        Err(error) => Err(failed(error)),
+    };
     let book = book(&mut conn).await.map_err(failed);
     // It read only; there is nothing to lose.
     let _ = conn.close().await;

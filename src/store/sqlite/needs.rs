@@ -123,6 +123,7 @@ fn only_removes(batch: &Batch) -> bool {
         pages,
         dropped_pages,
         moves,
+        unreadable_tasks: _,
         claims,
         lane_heads,
         retries,
@@ -132,7 +133,7 @@ fn only_removes(batch: &Batch) -> bool {
         jobs,
         respecced,
         deletions,
-        // It says something of deletions alone.
+        // It says something of deletions alone, as the one above does of moves.
         unreadable: _,
         purges,
         limits,

@@ -46,10 +46,11 @@ pub(super) async fn all(reader: &Reader) -> Result<Vec<(PauseKey, HostPause)>, S
     let rows: Vec<Row> = reader.all(Ask::new(sql)).await?;
     let read = |(tenant, host, cause, time, until, failures, reason): Row| {
         let cause = [PauseCause::Asked, PauseCause::Failures].into_iter().find(|it| number_of(*it) == cause)?;
-        Some(host.string("host of a pause").and_then(|host| {
-            let reason = reason.string(format_args!("pause of host `{host}`"))?;
+        Some(host.string("host of a pause").map(|host| {
             let key = PauseKey { tenant, host: Host::new(&host), cause };
-            Ok((key, HostPause { time: Timestamp(time), until: Timestamp(until), failures, reason }))
+            // The reason is for people: a pause whose reason is damaged is one all the same.
+            let reason = reason.shown();
+            (key, HostPause { time: Timestamp(time), until: Timestamp(until), failures, reason })
         }))
     };
     // Of a kind that this binary does not know none is written by it.

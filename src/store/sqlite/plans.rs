@@ -130,7 +130,6 @@ async fn ask_all(store: &SqliteStore, id: TaskId) {
     store.page_of_item(id, 3).await.unwrap();
     store.last_page(id).await.unwrap();
     store.page_content(id, 0).await.unwrap();
-    store.download_paths(job, 0, 9).await.unwrap();
     store.recover(None).await.unwrap();
     store.claims(Some(id)).await.unwrap();
     store.lane_page(job, 0, 0, 9, Timestamp(1)).await.unwrap();

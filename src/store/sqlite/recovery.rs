@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 use sqlx::AssertSqlSafe;
 
 use crate::model::host::Host;
-use crate::model::ids::{JobId, TaskId, TaskIndex};
+use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
 use crate::model::spec::JobSpec;
+use crate::model::task::{Task, TaskState};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::lines::{self, array_of};
@@ -18,7 +19,9 @@ use crate::store::sqlite::rows::{
     JobLine, TaskLine, job_no, job_text, state_or_null, state_text, task_bytes, task_text,
 };
 use crate::store::sqlite::sealed::{self, Bag, Place};
-use crate::store::{CutAttempt, CutPage, DuePage, DueTask, Recovered, StoreError, UnfinishedJobs};
+use crate::store::{
+    CutAttempt, CutPage, DuePage, DueTask, LaneNumber, Recovered, StoreError, UnfinishedJobs, UnreadableAttempt,
+};
 use crate::vault::Vault;
 
 /// Jobs of one part. Small ones reach it long before 4 MiB: a part takes several times its text while it is read, and the next
@@ -106,15 +109,53 @@ fn job_of(text: &str) -> Result<JobId, StoreError> {
     lines::parse(format!("\"{text}\""), "the id of a job")
 }
 
-/// The task named by a job, a number that goes before its index, and its index; see [`lines::Lines::last_head`].
-fn place_of([job, number, index]: [&str; 3]) -> Result<(TaskId, Timestamp), StoreError> {
-    let index = lines::parse(index, "the index of a task")?;
-    Ok((TaskId { job: job_of(job)?, index }, lines::parse(number, "a time")?))
+/// The task named by a job and an index; see [`lines::Lines::last_head`].
+fn task_of([job, index]: [&str; 2]) -> Result<TaskId, StoreError> {
+    Ok(TaskId { job: job_of(job)?, index: lines::parse(index, "the index of a task")? })
 }
 
-/// Job, start of the attempt, task.
+/// The task named by a job, a number that goes before its index, and its index; see [`lines::Lines::last_head`].
+fn place_of([job, number, index]: [&str; 3]) -> Result<(TaskId, Timestamp), StoreError> {
+    Ok((task_of([job, index])?, lines::parse(number, "a time")?))
+}
+
+/// Job, index and lane of the task, attempts, fence and start of the task, start of the attempt, task.
 #[derive(Deserialize)]
-struct ClaimLine(JobId, Timestamp, TaskLine);
+struct ClaimLine(JobId, TaskIndex, LaneNumber, u32, Fence, Option<Timestamp>, Timestamp, TaskLine);
+
+/// Those values of a [`ClaimLine`] that stand there whatever is damaged in the rows of the task.
+type ClaimHead<'t> = [&'t str; 6];
+
+impl ClaimLine {
+    fn into_cut(self, vault: &Vault) -> Result<CutAttempt, Box<(StoreError, UnreadableAttempt)>> {
+        let ClaimLine(job, index, lane, attempts, fence, start_time, attempt_start, task) = self;
+        let id = TaskId { job, index };
+        match task.into_task(vault, job) {
+            Ok(task) => Ok(CutAttempt { id, attempt_start, task }),
+            Err(error) => Err(Box::new((error, unreadable(id, lane, attempts, fence, start_time)))),
+        }
+    }
+}
+
+fn unreadable(
+    id: TaskId,
+    lane: LaneNumber,
+    attempts: u32,
+    fence: Fence,
+    start_time: Option<Timestamp>,
+) -> UnreadableAttempt {
+    let state = TaskState::Running;
+    UnreadableAttempt { id, lane, task: Task { state, attempts, fence, start_time, ..Task::default() } }
+}
+
+fn unreadable_of(
+    [job, index, lane, attempts, fence, start_time]: ClaimHead<'_>,
+) -> Result<UnreadableAttempt, StoreError> {
+    let what = "a claim of a task that cannot be read";
+    let id = TaskId { job: job_of(job)?, index: lines::parse(index, what)? };
+    let (lane, attempts) = (lines::parse(lane, what)?, lines::parse(attempts, what)?);
+    Ok(unreadable(id, lane, attempts, lines::parse(fence, what)?, lines::parse(start_time, what)?))
+}
 
 pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<CutPage, StoreError> {
     static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
@@ -128,21 +169,38 @@ pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<Cut
             ),
             CLAIMS_MAX
         );
-        let line = concat!("'[\"' || hex(j.id) || '\",' || c.attempt_start || ',' || ", task_text!("s.log"), " || ']'");
+        // What stands before the task is read whatever is damaged. No later attempt has the fence, whichever row is.
+        let line = concat!(
+            "concat('[\"', hex(j.id), '\",', c.id & 4294967295, ',', t.lane & 4294967295, ',', \
+             min(max(CAST(c.attempts AS INTEGER), 0), 4294967295), ',', \
+             min(max(CAST(c.fence AS INTEGER), coalesce(CAST(s.fence AS INTEGER), 0), 0), 4294967294), ',', \
+             coalesce(CAST(c.start_time AS INTEGER), 'null'), ',', c.attempt_start, ',', ",
+            task_text!("s.log"),
+            ", ']')"
+        );
         let rest = "CROSS JOIN claims c ON c.id = w.id CROSS JOIN tasks t ON t.id = w.id \
              CROSS JOIN jobs j ON j.no = w.id >> 32 LEFT JOIN task_states s ON s.id = w.id";
         lines::page_of(&places, line, rest, "")
     });
     let (job, index) = after.map_or((Vec::new(), -1), |id| (blob(id.job), i64::from(id.index)));
     let page = reader.page(Ask::new(AssertSqlSafe(PAGE.clone())).bind(job).bind(index)).await?;
-    let lines = lines::good_lines::<ClaimLine>(page.text.as_ref(), "cut attempt of job");
-    let last = lines.last_head().filter(|_| page.is_full(lines.count, CLAIMS_MAX));
-    let next = last.map(place_of).transpose()?.map(|(id, _)| id);
-    let cut = |ClaimLine(job, attempt_start, task): ClaimLine| {
-        let task = task.into_task(&reader.vault, job)?;
-        Ok(CutAttempt { id: TaskId { job, index: task.index }, attempt_start, task })
-    };
-    Ok(CutPage { attempts: lines::opened(lines.good.into_iter().map(cut)), next })
+    let (count, last) = lines::count_and_last_head(page.text.as_ref());
+    let last = last.filter(|_| page.is_full(count, CLAIMS_MAX));
+    let mut found = CutPage { next: last.map(task_of).transpose()?, ..CutPage::default() };
+    for line in lines::each_line::<ClaimLine, 6>(page.text.as_ref(), "cut attempt of job") {
+        match line.map(|line| line.into_cut(&reader.vault)) {
+            Ok(Ok(cut)) => found.attempts.push(cut),
+            Ok(Err(unreadable)) => {
+                tracing::error!("{}", unreadable.0);
+                found.unreadable.push(unreadable.1);
+            }
+            Err(head) => match unreadable_of(head) {
+                Ok(unreadable) => found.unreadable.push(unreadable),
+                Err(error) => tracing::error!("{error}; it is left out"),
+            },
+        }
+    }
+    Ok(found)
 }
 
 pub(super) async fn lanes(reader: &Reader, job: JobId) -> Result<Vec<(Host, TaskIndex)>, StoreError> {

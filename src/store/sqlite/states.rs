@@ -3,6 +3,7 @@
 //! Writes are guarded: what the batch takes for granted is a condition of the statement, and the number of rows changed
 //! says whether it held. When it did not, two parts of the server disagree, and going on would end a task twice.
 
+use crate::model::ids::TaskId;
 use crate::model::outcome::Attempt;
 use crate::model::task::TaskState;
 use crate::store::sqlite::errors::{Fault, guard};
@@ -32,6 +33,16 @@ pub(super) async fn claim(script: &mut Script<'_>, numbers: &Numbers, claims: &[
         row.add(claim.attempt_start.0).map(drop)
     };
     script.insert(&CLAIMS, claims, bind, None).await
+}
+
+/// Removes rows that cannot be read, before others are written in their place.
+pub(super) fn forget(script: &mut Script<'_>, numbers: &Numbers, tasks: &[TaskId]) -> Result<(), Fault> {
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = tasks.iter().map(|id| numbers.task(*id)).collect::<Result<_, _>>()?;
+    let sql = "DELETE FROM task_states WHERE id IN (SELECT value FROM json_each(?))";
+    script.statement(sql, serde_json::to_string(&ids)?, None)
 }
 
 pub(super) async fn apply(script: &mut Script<'_>, numbers: &Numbers, moves: &[TaskMove]) -> Result<(), Fault> {

@@ -154,10 +154,6 @@ impl Store for SqliteStore {
         Box::pin(pages::content(&self.callers, id, page))
     }
 
-    fn download_paths(&self, job: JobId, from: TaskIndex, limit: u32) -> Answer<'_, Vec<(TaskIndex, String)>> {
-        Box::pin(tasks::download_paths(&self.callers, job, from, limit))
-    }
-
     fn recover(&self, after: Option<JobId>) -> Answer<'_, Recovered> {
         Box::pin(recovery::recover(&self.engine, after))
     }

@@ -250,13 +250,27 @@ pub(super) async fn lane_page(
     let (text, is_cut, beyond): (Text, bool, Option<u32>) = reader.first(ask).await?.unwrap_or_default();
     // Tasks that cannot be read do not hold those behind them.
     let page = Page { text, is_cut };
-    let lines = lines::good_lines::<TaskLine>(page.text.as_ref(), "waiting task");
-    let next = match lines.last_head().filter(|_| page.is_full(lines.count, limit)) {
-        Some([index]) => lines::parse::<TaskIndex>(index, "the index of a task")?.checked_add(1),
+    let index_of = |[index]: [&str; 1]| lines::parse::<TaskIndex>(index, "the index of a task");
+    let (count, last) = lines::count_and_last_head(page.text.as_ref());
+    let next = match last.filter(|_| page.is_full(count, limit)) {
+        Some(last) => index_of(last)?.checked_add(1),
         None => beyond,
     };
-    let tasks = lines::opened(lines.good.into_iter().map(|line| line.into_task(&reader.vault, job)));
-    Ok(LanePage { tasks, next })
+    let mut found = LanePage { next, ..LanePage::default() };
+    for line in lines::each_line::<TaskLine, 1>(page.text.as_ref(), "waiting task") {
+        let task = match line {
+            Ok(line) => (line.index(), line.into_task(&reader.vault, job)),
+            Err(head) => (index_of(head)?, Err(StoreError::Unreadable("its row does not parse".to_owned()))),
+        };
+        match task {
+            (_, Ok(task)) => found.tasks.push(task),
+            (index, Err(error)) => {
+                tracing::error!("task {index} of job {job} cannot be read and is left out: {error}");
+                found.first_unreadable.get_or_insert(index);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// A task's index and its state.
@@ -317,24 +331,4 @@ pub(super) async fn recount(reader: &Reader, job: JobId) -> Result<Counts, Store
         return Ok(Counts::default());
     };
     Ok(rows::with_pending(job, Counts { total, pending: 0, running, backing_off, succeeded, failed, cancelled }))
-}
-
-pub(super) async fn download_paths(
-    reader: &Reader,
-    job: JobId,
-    from: TaskIndex,
-    limit: u32,
-) -> Result<Vec<(TaskIndex, String)>, StoreError> {
-    let sql = array_of!(
-        "SELECT CASE WHEN json_valid(s.outcome) THEN json_array(s.id & 4294967295, s.outcome ->> '$.download.path') \
-         ELSE '[' || (s.id & 4294967295) || ',' || s.outcome || ']' END AS line \
-         FROM task_states s INDEXED BY task_states_state WHERE (SELECT downloads FROM jobs WHERE no = ",
-        job_no!(),
-        ") = 1 AND s.state = 4 AND (s.fence > 0) = 1 AND ",
-        from_index!("s"),
-        " AND CASE WHEN json_valid(s.outcome) THEN s.outcome ->> '$.download.path' IS NOT NULL \
-         AND coalesce(s.outcome ->> '$.download.skipped', 0) = 0 ELSE s.outcome IS NOT NULL END ORDER BY s.id LIMIT ?3 + 0"
-    );
-    let text = reader.text(Ask::new(sql).bind(blob(job)).bind(from).bind(limit)).await?;
-    lines::lines(&text, format_args!("download of job `{job}`:"))
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::engine::queue::task::Wait;
 use crate::model::host::Host;
 use crate::model::ids::JobId;
 use crate::model::tenant::TenantNo;
@@ -29,6 +30,8 @@ pub(crate) enum Admission {
     /// of which nothing is in memory one is read for each rest, so a tenant that has thousands of them waits for the one that it
     /// wants until then, or until it stores less than it may.
     Behind,
+    /// The lane's next task waits for something of its own, and is put aside after the pick: the lane goes on without it.
+    Aside(Wait),
     /// The job has used up its rate; the caller calls [`super::Rotation::set_resting`] when it may start again.
     JobBlocked,
     /// The tenant has used up its rate; the caller calls [`super::Rotation::set_tenant_resting`] when it may start again.
