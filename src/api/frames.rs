@@ -2,7 +2,8 @@
 //!
 //! The usual way of a stream encodes and copies each message for each client. Where thousands watch a job that ends a thousand
 //! tasks a second that is a million messages a second; here it is as many pieces of bytes as there are looks, which all watchers
-//! share. Only what is sent without compression goes this way: compressed messages are made for each client.
+//! share. Only what is sent without compression goes this way: compressed messages are made for each client. Many clients offer to
+//! take compressed messages with each call and are none the worse for others, so watches with bodies alone are compressed.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,7 +77,11 @@ impl Middleware for SendFrames {
         let framed = response.extensions_mut().remove::<Framed>();
         let frames = framed.and_then(|Framed(frames)| frames.lock().unwrap_or_else(PoisonError::into_inner).take());
         Ok(match frames {
-            Some(frames) => response.map(|_| Body::new(FrameBody::new(frames))),
+            Some(frames) => {
+                // The library announces what the client accepts, and none of these is compressed.
+                response.headers_mut().remove("grpc-encoding");
+                response.map(|_| Body::new(FrameBody::new(frames)))
+            }
             None => response,
         })
     }

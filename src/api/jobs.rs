@@ -227,8 +227,10 @@ impl pb::job_service_server::JobService for Jobs {
 
     async fn watch_job(&self, request: Request<pb::WatchJobRequest>) -> Result<Response<Self::WatchJobStream>, Status> {
         let caller = Caller::of(&request);
-        let in_frames = !frames::wants_compression(request.metadata());
+        let wants_compression = frames::wants_compression(request.metadata());
         let request = request.into_inner();
+        // Bodies are what is worth it: an event by itself becomes little shorter, and would be compressed for each watcher anew.
+        let in_frames = !(wants_compression && request.include_body);
         let mut v = Violations::default();
         let job = values::job_id(&request.job_id, &mut v);
         let interval = interval(request.progress_interval, &mut v);

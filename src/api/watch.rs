@@ -50,8 +50,9 @@ const EVENTS_FIRST: u32 = 8;
 const QUEUE_BYTES_MAX: usize = 32 << 10;
 /// The most events that are put together.
 const BATCH_MAX: usize = 512;
-/// The most bytes of events that are put together. A watcher that does not read keeps so many.
-const BATCH_BYTES_MAX: usize = 32 << 10;
+/// The most bytes of events that are put together. A watcher that does not read keeps twice as many, and a thousand of them on
+/// one connection have to find room there.
+const BATCH_BYTES_MAX: usize = 48 << 10;
 /// The least time between two looks for why tasks wait.
 const WAITS_PERIOD: Duration = Duration::from_secs(1);
 /// How long a watcher waits for what another one looks up of that.
@@ -59,15 +60,18 @@ const WAITS_COMING: Duration = Duration::from_millis(20);
 /// How old the progress may be that was written for another watcher.
 const SHOWN_AGE: Duration = Duration::from_millis(25);
 
-/// The least time between two looks of a watcher at what is published, for each watcher of the job: ten thousand looks a
-/// second at one job, however many watch it.
-const LOOK_EACH: Duration = Duration::from_micros(100);
-/// The longest such time.
-const LOOK_MAX: Duration = Duration::from_millis(100);
+/// The least time between two looks of a watcher at what is published, for each watcher of the job: five thousand looks a
+/// second at one job, however many watch it. A look costs what lies in no cache any more of a watcher, its call and its stream,
+/// which is more than what a few more events cost.
+const LOOK_EACH: Duration = Duration::from_micros(200);
+/// The longest such time, unless the watcher wants to be told of progress more often.
+const LOOK_MAX: Duration = Duration::from_millis(200);
 /// Below this the timer would cost more than the looks.
 const LOOK_MIN: Duration = Duration::from_millis(2);
 /// Groups in which the watchers of a job look. Those of a group are woken together and sent the same bytes.
 const LOOK_GROUPS: u32 = 8;
+/// A look that found so many events is followed by one after half of the time: memory keeps only some more of them.
+const LOOK_EVENTS: u64 = 256;
 
 /// What a watcher asks for.
 pub(crate) struct Wish {
@@ -105,6 +109,8 @@ struct Watcher {
     look_at: Option<Instant>,
     /// Whether it has been told all that its last look found.
     has_all: bool,
+    /// The last event that was sent before that look.
+    looked_from: u64,
     /// How many events are read next: about as many as may wait.
     page: u32,
     snapshot_due: bool,
@@ -158,6 +164,7 @@ pub(crate) async fn watch_job(
         last_look: Instant::now(),
         look_at: None,
         has_all: false,
+        looked_from: wish.after.unwrap_or(job.sequence),
         page: EVENTS_FIRST,
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
@@ -179,6 +186,16 @@ pub(crate) async fn watch_job(
         let message = watcher.next().await?;
         Some((message, watcher))
     }))
+}
+
+/// Returns how far apart the looks of a watcher are where so many watch, who wants to be told of progress each `interval` and
+/// whose last look found so many events. `None`: it looks as soon as something is published.
+fn between_looks(watchers: usize, interval: Duration, found: u64) -> Option<Duration> {
+    let watchers = u32::try_from(watchers).unwrap_or(u32::MAX);
+    let apart = LOOK_EACH.saturating_mul(watchers).min(LOOK_MAX).min(interval);
+    let halvings = (found / LOOK_EVENTS).checked_ilog2().map_or(0, |doublings| doublings + 1);
+    let apart = apart / 2_u32.saturating_pow(halvings);
+    (apart >= LOOK_MIN).then_some(apart)
 }
 
 /// Returns when a watcher looks again that looked at `last`, where looks are `apart`: in step with all who have watched the job
@@ -396,6 +413,10 @@ impl Watcher {
 
     /// Waits for the next message: a notice or a heartbeat. `None`: durable events may have come, or progress is due.
     async fn wait(&mut self) -> Result<Option<Encoded>, Status> {
+        // Whose last look found something finds something by the next one, too, most likely: it is not woken in between.
+        if self.look_at.is_none() && self.sent > self.looked_from {
+            self.look_at = self.later_look();
+        }
         let heartbeat = self.last_message + HEARTBEAT;
         let next = self.look_at.unwrap_or(self.next_progress.min(heartbeat));
         let Some(version) = &mut self.version else { return Ok(None) };
@@ -433,14 +454,15 @@ impl Watcher {
     /// until then is told together with it.
     fn later_look(&self) -> Option<Instant> {
         let feed = self.feed.as_ref()?;
-        let apart = LOOK_EACH.saturating_mul(u32::try_from(feed.watchers()).unwrap_or(u32::MAX)).min(LOOK_MAX);
+        let found = self.sent.saturating_sub(self.looked_from);
+        let apart = between_looks(feed.watchers(), self.wish.interval, found)?;
         let since = feed.watched_since().unwrap_or(self.last_look);
-        (apart >= LOOK_MIN).then(|| next_look(since, self.last_look, apart))
+        Some(next_look(since, self.last_look, apart))
     }
 
     /// Notes that what was published until now is read next, and is no reason for another look.
     fn look(&mut self) {
-        (self.look_at, self.has_all, self.last_look) = (None, false, Instant::now());
+        (self.look_at, self.has_all, self.looked_from, self.last_look) = (None, false, self.sent, Instant::now());
         if let Some(version) = &mut self.version {
             version.see();
         }
@@ -556,6 +578,20 @@ mod tests {
         hub.publish(job(103), (4..=103).map(event).collect());
         let full = put_together(id, 3, &feed, second.seen()).unwrap();
         assert!(full.bytes.len() <= BATCH_BYTES_MAX && full.upto < 103 && full.all_of.is_none());
+    }
+
+    #[test]
+    fn the_more_watch_the_fewer_looks_each_takes_within_what_it_and_memory_allow() {
+        let millis = Duration::from_millis;
+        let apart = |watchers, interval, found| between_looks(watchers, millis(interval), found);
+        assert_eq!(apart(1, 500, 0), None);
+        assert_eq!(apart(100, 500, 20), Some(millis(20)));
+        assert_eq!(apart(1_000, 500, 255), Some(millis(200)));
+        assert_eq!(apart(usize::MAX, 500, 0), Some(millis(200)));
+        assert_eq!(apart(1_000, 50, 0), Some(millis(50)), "who wants progress often is told of ends as often");
+        let found = [256, 511, 512, 2_048].map(|found| apart(1_000, 500, found));
+        assert_eq!(found, [100_000, 100_000, 50_000, 12_500].map(|time| Some(Duration::from_micros(time))));
+        assert_eq!(apart(1_000, 500, u64::MAX), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ const RING_MAX: usize = 512;
 /// Memory that they may take, in bytes, roughly.
 const RING_BYTES_MAX: usize = 1 << 20;
 /// The most bytes of pieces that were put together and are kept.
-const BATCH_BYTES_KEPT: usize = 128 << 10;
+const BATCH_BYTES_KEPT: usize = 256 << 10;
 /// The most such pieces.
 const BATCHES_KEPT: usize = 32;
 /// The most bytes of events, and of notices, that stay with a job that has ended, as long as somebody holds its feed.

@@ -6,6 +6,7 @@
 //! ready have their turn before that: one commit answers many calls, and the runtime polls the connection as soon as the first of
 //! them has its answer. Nothing waits for a timer, or longer than that.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -28,6 +29,12 @@ const CROWD: usize = 16;
 const FEW_BYTES: usize = 1_000;
 /// The room that is made where that does not do.
 const MORE_BYTES: usize = 8 << 10;
+
+thread_local! {
+    /// Room for all that is kept, between two turns with long messages. It would be made anew for each of them, and be made larger,
+    /// and what is there be copied, with each of their frames.
+    static ROOM: Cell<BytesMut> = Cell::default();
+}
 
 /// A stream whose writes are kept until the end of a turn of [`Turns::drive`]. Flushing it does nothing, since HTTP/2 flushes
 /// after each frame.
@@ -60,9 +67,33 @@ fn lock<T>(state: &Mutex<State<T>>) -> MutexGuard<'_, State<T>> {
 impl<T> State<T> {
     /// Whether what is kept is sent only when the tasks that are ready have had their turn. None waits twice.
     fn waits_for_others(&mut self) -> bool {
-        let waits = !self.has_waited && !self.kept.is_empty() && self.kept.len() < KEPT_BYTES / 2;
+        let waits = !self.has_waited && !self.kept.is_empty() && self.kept.len() < KEPT_BYTES;
         self.has_waited = waits;
         waits
+    }
+
+    /// Makes room for so many bytes more.
+    fn make_room(&mut self, more: usize) {
+        if self.kept.try_reclaim(more) {
+            return;
+        }
+        if self.kept.len() + more > MORE_BYTES {
+            let mut room = ROOM.take();
+            room.reserve(KEPT_BYTES);
+            room.extend_from_slice(&self.kept);
+            self.kept = room;
+        } else {
+            let room = if self.kept.is_empty() { FEW_BYTES } else { MORE_BYTES };
+            self.kept.reserve(room.max(more));
+        }
+    }
+
+    /// Keeps no room, now that all is sent: connections are many, and most of them are silent.
+    fn give_room_back(&mut self) {
+        let mut room = std::mem::take(&mut self.kept);
+        if room.try_reclaim(KEPT_BYTES) {
+            ROOM.set(room);
+        }
     }
 }
 
@@ -89,11 +120,8 @@ impl<T: AsyncWrite + Unpin> State<T> {
             // There is enough of it as it is.
             return Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
         }
-        if self.kept.capacity() - self.kept.len() < all {
-            let room = if self.kept.is_empty() { FEW_BYTES } else { MORE_BYTES };
-            self.kept.reserve(room.max(all.min(KEPT_BYTES - self.kept.len())));
-        }
         let before = self.kept.len();
+        self.make_room(all.min(KEPT_BYTES - before));
         for piece in pieces {
             let room = KEPT_BYTES - self.kept.len();
             self.kept.extend_from_slice(&piece[..piece.len().min(room)]);
@@ -120,8 +148,7 @@ impl<T: AsyncWrite + Unpin> Turns<T> {
             let before = state.kept.len();
             let sent = state.poll_sent(cx);
             if sent.is_ready() {
-                // Connections are many, and most of them are silent.
-                state.kept = BytesMut::new();
+                state.give_room_back();
             }
             // The writer knows nothing of what is kept here, and would wait for nobody.
             if sent.is_pending() != unsent.waits() || state.kept.len() < before && sent.is_pending() {
@@ -234,9 +261,8 @@ mod tests {
         assert!(all[..3_000].is_sorted() && all.ends_with(b"end"));
     }
 
-    /// A runtime polls what was woken last first.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn what_several_tasks_cause_leaves_together() {
+    /// Returns what is written for ten answers of so many bytes.
+    async fn written_for(answer_bytes: usize) -> Vec<usize> {
         let (near, _far) = tokio::io::duplex(1 << 20);
         let writes = Arc::new(Mutex::new(Vec::new()));
         let (mut stream, turns) = kept(Noting(near, writes.clone()));
@@ -247,7 +273,7 @@ mod tests {
         connection.spawn(async move {
             let mut writer = Box::pin(async move {
                 while let Some(byte) = answered.recv().await {
-                    stream.write_all(&[byte; 100]).await?;
+                    stream.write_all(&vec![byte; answer_bytes]).await?;
                 }
                 stream.shutdown().await
             });
@@ -266,7 +292,16 @@ mod tests {
             answered.unwrap().unwrap();
         }
         connection.join_next().await.unwrap().unwrap().unwrap();
-        assert_eq!(*writes.lock().unwrap(), [1_000]);
+        writes.lock().unwrap().clone()
+    }
+
+    /// A runtime polls what was woken last first.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_several_tasks_cause_leaves_together() {
+        assert_eq!(written_for(100).await, [1_000]);
+        let whole = 400_000 / KEPT_BYTES;
+        let expected = [vec![KEPT_BYTES; whole], vec![400_000 - whole * KEPT_BYTES]].concat();
+        assert_eq!(written_for(40_000).await, expected, "long ones as well");
     }
 
     #[test]

@@ -62,6 +62,23 @@ async fn messages_are_compressed_both_ways_on_request() {
     assert!(unknown.get_details_error_info().is_some() && unknown.message().contains("lzma"), "{unknown:?}");
 }
 
+/// Events are written once for all who watch, most of whom offer to take compressed messages with each call.
+#[tokio::test]
+async fn of_watches_those_with_bodies_are_compressed() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.reply("/a", Reply::ok("a"));
+    let ended = server.run(job(vec![fetch(origin.url("/a"))])).await;
+    for (include_body, flag) in [(false, 0), (true, 1)] {
+        let job_id = ended.job_id.clone();
+        let request = pb::WatchJobRequest { job_id, after_sequence: Some(0), include_body, ..Default::default() };
+        let offer = [("grpc-accept-encoding", "identity, deflate, gzip")];
+        let answer = call(&server, "haul.v1.JobService/WatchJob", &request.encode_to_vec(), &offer).await;
+        assert_eq!(answer.head.contains_key("grpc-encoding"), include_body);
+        assert!(answer.messages.len() > 2 && answer.messages.iter().all(|message| message.0 == flag), "{answer:?}");
+        assert_eq!(answer.status().code(), Code::Ok);
+    }
+}
+
 /// Follows health from the first answer on; what it says is the state of the server at each time.
 async fn health(server: &Server, service: &str) -> tonic::Streaming<tonic_health::pb::HealthCheckResponse> {
     let request = HealthCheckRequest { service: service.to_owned() };
