@@ -99,6 +99,8 @@ struct Watcher {
     wish: Wish,
     job: Arc<Job>,
     feed: Option<Arc<Feed>>,
+    /// How many jobs had come back into memory before it looked for that feed ([`crate::engine::hub::Hub::returned`]).
+    returned: u64,
     version: Option<Follower>,
     notices: Option<NoticeListener>,
     /// The last durable event that was sent.
@@ -135,14 +137,15 @@ pub(crate) async fn watch_job(
     wish: Wish,
 ) -> Result<impl Stream<Item = Result<Bytes, Status>> + Send + 'static, Status> {
     // The feed first: if there is none the job has ended, and then the store has all of it.
-    let (feed, ended) = loop {
+    let (returned, feed, ended) = loop {
+        let returned = engine.hub().returned();
         let feed = engine.hub().feed(wish.job);
         if feed.is_some() {
-            break (feed, None);
+            break (returned, feed, None);
         }
         // A job that is durable may get its feed only now.
         if let Some(ended) = engine.quiet_job(wish.job).await? {
-            break (None, Some(ended));
+            break (returned, None, Some(ended));
         }
     };
     let version = feed.as_ref().map(|feed| feed.subscribe());
@@ -180,6 +183,7 @@ pub(crate) async fn watch_job(
         wish,
         job,
         feed,
+        returned,
         version,
     };
     Ok(unfold(watcher, |mut watcher| async move {
@@ -326,13 +330,14 @@ impl Watcher {
     /// Follows the feed that the job has now, if it is another one or none: a job that ends leaves memory, and the store has the
     /// rest; one that is retried gets a new feed, and nothing is published in the old one any more.
     fn follow_anew(&mut self) -> bool {
+        let returned = self.engine.hub().returned();
         let feed = self.engine.hub().feed(self.wish.job);
         if feed.as_ref().map(Arc::as_ptr) == self.feed.as_ref().map(Arc::as_ptr) {
             return false;
         }
         self.version = feed.as_ref().map(|feed| feed.subscribe());
         self.notices = feed.as_ref().filter(|_| self.wish.task_starts).map(|feed| feed.notices());
-        self.feed = feed;
+        (self.feed, self.returned) = (feed, returned);
         self.look();
         true
     }
@@ -392,13 +397,25 @@ impl Watcher {
         Ok(self.queue.pop_front())
     }
 
+    /// The job as it is now. One that ends leaves memory in the turn that publishes its end, and whoever waits for that would wait for
+    /// a read of the store as well: it is still as its feed had it where no job has come back since.
+    async fn job_now(&self) -> Result<Arc<Job>, Status> {
+        let hub = self.engine.hub();
+        if hub.feed(self.wish.job).is_none()
+            && let Some(feed) = self.feed.as_ref().filter(|_| hub.returned() == self.returned)
+        {
+            return Ok(feed.job());
+        }
+        flush().await;
+        Ok(self.engine.job(self.wish.job).await?)
+    }
+
     async fn durable(&mut self, published: &Published) -> Result<Encoded, Status> {
         let event = &*published.event;
         self.sent = event.head.sequence;
         if event.head.kind == EventKind::JobEnded {
             // A retried job has an end for each run; only the last one closes the stream.
-            flush().await;
-            let job = self.engine.job(self.wish.job).await?;
+            let job = self.job_now().await?;
             self.over = job.state.is_ended() && job.sequence <= event.head.sequence;
         }
         if let Some(task) = event.task.as_ref().filter(|_| self.wish.include_body) {

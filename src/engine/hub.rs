@@ -2,6 +2,7 @@
 //!
 //! The scheduler publishes here after each commit, and only then. Each job that has not ended has a [`Feed`].
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub struct Hub {
     changes: Arc<Changes>,
     created: Arc<Changes>,
     totals: Totals,
+    /// How many jobs have begun a feed that had events already.
+    returned: AtomicU64,
 }
 
 /// A task as it ended.
@@ -45,7 +48,14 @@ impl Hub {
             changes: Arc::new(Changes::new(changed_max)),
             created: Arc::new(Changes::new(changed_max)),
             totals: Totals::default(),
+            returned: AtomicU64::new(0),
         }
+    }
+
+    /// Changes before a job that had a feed once gets another, as one does that is retried. Whoever has found none for a job that left
+    /// memory, and sees what was here before, knows that it has not come back.
+    pub fn returned(&self) -> u64 {
+        self.returned.load(Ordering::Acquire)
     }
 
     /// The feed of a job that has not ended.
@@ -87,6 +97,9 @@ impl Hub {
     /// Begins the feed of a job that is durable.
     pub(crate) fn open(&self, job: Arc<Job>) {
         let id = job.id;
+        if job.sequence > 0 {
+            self.returned.fetch_add(1, Ordering::AcqRel);
+        }
         let feed = Arc::new(Feed::new(job, self.all.clone()));
         let job = feed.job();
         let before = lock(&self.feeds).insert(id, feed);
@@ -231,6 +244,23 @@ mod tests {
     fn event(sequence: u64) -> Arc<StoredEvent> {
         let head = EventHead { sequence, time: Timestamp(1), kind: EventKind::JobChanged, task: None };
         Arc::new(StoredEvent { head, snapshot: None, task: None })
+    }
+
+    #[test]
+    fn a_job_that_comes_back_is_told_from_a_new_one() {
+        let hub = Hub::new(100);
+        let job = |id, sequence| {
+            let id = JobId(uuid::Uuid::from_u128(id));
+            Arc::new(Job { sequence, ..Job::new(id, JobSpec::default(), 1, Timestamp(1)) })
+        };
+        hub.open(job(1, 0));
+        hub.publish(job(1, 1), vec![event(1)]);
+        hub.close(job(1, 1).id);
+        let before = hub.returned();
+        hub.open(job(2, 0));
+        assert_eq!(hub.returned(), before);
+        hub.open(job(1, 2));
+        assert_ne!(hub.returned(), before);
     }
 
     #[test]

@@ -220,11 +220,9 @@ async fn a_list_of_jobs_stays_true() {
     tokio::time::timeout(PATIENCE, seen_to_end).await.unwrap();
 }
 
-/// Whoever reads slowly is still at the first run of a job when the second one begins.
-#[tokio::test]
-async fn a_slow_watcher_is_told_of_a_retry() {
-    let (server, origin) = (Server::start().await, Origin::start());
-    origin.handle("/a", |request| if request.nth == 0 { Reply::status(404) } else { Reply::hang() });
+/// A job of 601 tasks that have failed, of which the first has been retried, and a watch of it of which nobody has read more than the
+/// beginning.
+async fn unread_and_retried(server: &Server, origin: &Origin) -> (String, tonic::Streaming<pb::WatchJobResponse>) {
     let group = Some(group(pb::GroupMode::Collect, 0));
     let id = server.submit(pb::JobSpec { open: true, group, ..job(Vec::new()) }).await;
     let request = pb::WatchJobRequest { job_id: id.clone(), after_sequence: Some(0), ..Default::default() };
@@ -242,6 +240,15 @@ async fn a_slow_watcher_is_told_of_a_retry() {
     assert_eq!((ended.state(), ended.counts.unwrap().failed), (pb::JobState::Failed, 601));
     let retry = pb::RetryJobRequest { job_id: id.clone(), task_indexes: vec![0], filter: None };
     server.jobs().retry_job(retry).await.unwrap();
+    (id, stream)
+}
+
+/// Whoever reads slowly is still at the first run of a job when the second one begins.
+#[tokio::test]
+async fn a_slow_watcher_is_told_of_a_retry() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/a", |request| if request.nth == 0 { Reply::status(404) } else { Reply::hang() });
+    let (id, mut stream) = unread_and_retried(&server, &origin).await;
     let mut kinds = Vec::new();
     let told = async {
         while kinds.last() != Some(&"job_changed") || !kinds.contains(&"job_ended") {
@@ -258,6 +265,25 @@ async fn a_slow_watcher_is_told_of_a_retry() {
         kinds.push(kind(&event));
     }
     assert!(stream.message().await.unwrap().is_none());
+}
+
+/// Nobody takes the end of the first run for the last one, although the job has ended again and left memory meanwhile.
+#[tokio::test]
+async fn a_slow_watcher_is_told_of_a_whole_second_run() {
+    let (server, origin) = (Server::start().await, Origin::start());
+    origin.handle("/a", |request| if request.nth == 0 { Reply::status(404) } else { Reply::ok("a") });
+    let (id, mut stream) = unread_and_retried(&server, &origin).await;
+    assert_eq!(server.ended(&id).await.counts.unwrap().succeeded, 1);
+    let mut ends = Vec::new();
+    let told = async {
+        while let Some(event) = stream.message().await.unwrap() {
+            if let Some(Event::JobEnded(job)) = event.event {
+                ends.push(job.counts.unwrap().succeeded);
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+    assert_eq!(ends, [0, 1]);
 }
 
 /// Where many watch, events are put together for all of them. Each watcher is told each event once and in order, whether it

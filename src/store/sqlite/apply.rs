@@ -30,7 +30,7 @@ pub(super) async fn apply(
         submissions: jobs::submit(script, numbers, vault, &batch.submissions).await?,
         ..Committed::default()
     };
-    if !batch.only_submits() {
+    if !batch.submissions.is_empty() && !batch.only_submits() {
         // Texts of what is submitted and of what happens to tasks are few, and of both together there are many.
         script.send().await?;
     }
@@ -39,7 +39,9 @@ pub(super) async fn apply(
         committed.additions.push(additions::add(script, numbers, vault, addition).await?);
         script.send().await?;
     }
-    pages::insert(script, numbers, vault, &batch.pages).await?;
+    let Batch { pages, moves, claims, events, .. } = batch;
+    script.expect(pages.len().max(moves.len()).max(claims.len()).max(events.len()));
+    pages::insert(script, numbers, vault, pages).await?;
     pages::drop_all(script, numbers, &batch.dropped_pages).await?;
     states::forget(script, numbers, &batch.unreadable_tasks)?;
     states::apply(script, numbers, &batch.moves).await?;

@@ -5,6 +5,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::store::StoreError;
 
 /// Primary result codes (<https://sqlite.org/rescode.html>).
+const ERROR: i64 = 1;
 const BUSY: i64 = 5;
 const LOCKED: i64 = 6;
 const OUT_OF_MEMORY: i64 = 7;
@@ -77,6 +78,11 @@ pub(super) fn is_want_of_room(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| {
         matches!(code, IO_ERROR_SHM_SIZE | IO_ERROR_WRITE | IO_ERROR_NO_MEMORY) || code & 0xff == FULL
     })
+}
+
+/// Whether an error may be one that a statement has raised by itself.
+pub(super) fn is_refusal(error: &sqlx::Error) -> bool {
+    code(error) == Some(ERROR)
 }
 
 /// Whether a file of the database could not be opened: it may be another user's, and says nothing of damage.

@@ -15,13 +15,13 @@ use crate::model::spec::Work;
 use crate::model::tenant::{Party, TenantNo};
 use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::{blob, digest_of, job_id, keyed_blob};
-use crate::store::sqlite::errors::{Fault, guard};
+use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::insert::{Insert, Values};
 use crate::store::sqlite::lines;
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{self, job_text, json_value};
-use crate::store::sqlite::script::{Check, Script};
+use crate::store::sqlite::script::{Refusal, Script};
 use crate::store::sqlite::sealed::{self, Place};
 use crate::store::sqlite::tasks::{self, NewTask};
 use crate::store::sqlite::text::Text;
@@ -181,16 +181,15 @@ pub(super) fn update(script: &mut Script<'_>, numbers: &Numbers, jobs: &[Arc<Job
         ", 0))"
     );
     let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
-    let check: Check = Box::new(move |changed| {
-        guard(changed == ids.len() as u64, || {
-            let names: Vec<String> = ids.iter().map(JobId::to_string).collect();
-            format!(
-                "one of these jobs is deleted, is tried again without its secrets, or is in the batch twice: {}",
-                names.join(", ")
-            )
-        })
+    script.statement(sql, serde_json::to_string(&updates)?)?;
+    let refusal: Refusal = Box::new(move || {
+        let names: Vec<String> = ids.iter().map(JobId::to_string).collect();
+        format!(
+            "one of these jobs is deleted, is tried again without its secrets, or is in the batch twice: {}",
+            names.join(", ")
+        )
     });
-    script.statement(sql, serde_json::to_string(&updates)?, Some(check))
+    script.guard(jobs.len(), refusal)
 }
 
 pub(super) async fn update_specs(
@@ -272,7 +271,7 @@ pub(super) fn move_heads(
         keyed.push((numbers.lane(*job, *lane)?, *head));
     }
     let sql = "UPDATE lanes SET head = value ->> 1 FROM json_each(?) WHERE lanes.id = value ->> 0";
-    script.statement(sql, serde_json::to_string(&keyed)?, None)
+    script.statement(sql, serde_json::to_string(&keyed)?)
 }
 
 pub(super) async fn set_limits(conn: &mut SqliteConnection, limits: &LimitsPatch) -> Result<(), Fault> {

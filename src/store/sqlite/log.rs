@@ -20,7 +20,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqliteConnection
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::store::sqlite::ahead::Ahead;
+use crate::store::sqlite::ahead;
 use crate::store::sqlite::schema::WRITER_BUSY_TIMEOUT;
 
 /// Bytes of a page of the database.
@@ -95,10 +95,6 @@ pub(super) struct LogCopier {
     /// Whether it is the last one before the log begins anew.
     is_last: bool,
     next_look: Instant,
-    /// `None`: commits are not waited for, or the length of the file costs them nothing.
-    ahead: Option<Ahead>,
-    /// When it is made longer again, after that has failed.
-    next_step: Instant,
     /// Pages of the log that were not copied when the last copy began.
     left_before: i64,
     /// Pages that the log had then.
@@ -123,8 +119,6 @@ impl LogCopier {
             through: None,
             is_last: false,
             next_look: Instant::now(),
-            ahead: None,
-            next_step: Instant::now(),
             left_before: 0,
             upto: 0,
             tries: 0,
@@ -133,26 +127,14 @@ impl LogCopier {
         }
     }
 
-    /// Has the file of the log written ahead of the commits from now on.
-    pub(super) async fn write_ahead(&mut self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        self.ahead = Some(Ahead::of(self.options.get_filename(), log_bytes(self.bound / 2)));
-        self.step_ahead(writer).await
-    }
-
-    async fn step_ahead(&mut self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        let now = Instant::now();
-        let Some(ahead) = self.ahead.as_ref().filter(|ahead| now >= self.next_step && ahead.is_short()) else {
-            return Ok(());
-        };
+    /// Makes the file of the log as long as the log is when it is copied.
+    pub(super) async fn write_ahead(&self, writer: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         // Whoever else writes to the database adds to the log, and what they commit must not be overwritten. While somebody does,
-        // it is as well to wait.
+        // the file grows with the commits.
         if sqlx::query("BEGIN IMMEDIATE").execute(&mut *writer).await.is_err() {
-            self.next_step = now + FAILED_REST;
             return Ok(());
         }
-        if !ahead.step().await {
-            self.next_step = now + FAILED_REST;
-        }
+        ahead::write_ahead(self.options.get_filename(), log_bytes(self.pages)).await;
         sqlx::query("ROLLBACK").execute(&mut *writer).await.map(drop)
     }
 
@@ -167,7 +149,6 @@ impl LogCopier {
             return Ok(());
         }
         self.next_look = now + LOOK_PERIOD;
-        self.step_ahead(writer).await?;
         let (_, length, copied): Copied = sqlx::query_as(LENGTH).fetch_one(&mut *writer).await?;
         if !self.under_way.is_empty() {
             // No commit can copy the log beside this copy, so the log would outgrow its bound: commits wait for it.

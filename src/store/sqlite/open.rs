@@ -116,7 +116,7 @@ impl SqliteStore {
             node_id,
             _lock: lock.clone(),
         });
-        let mut log = LogCopier::new(options, checkpoint_pages);
+        let log = LogCopier::new(options, checkpoint_pages);
         if durability == Durability::Full && !reserve.as_ref().is_some_and(Reserve::is_short) {
             log.write_ahead(&mut conn).await.map_err(failed)?;
         }

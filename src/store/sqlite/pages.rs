@@ -67,7 +67,7 @@ pub(super) fn note_progress(script: &mut Script<'_>, numbers: &Numbers, pages: &
         return Ok(());
     }
     let sql = "UPDATE claims SET crashes = 0 WHERE id IN (SELECT value FROM json_each(?)) AND crashes > 0";
-    script.statement(sql, serde_json::to_string(&tasks)?, None)
+    script.statement(sql, serde_json::to_string(&tasks)?)
 }
 
 /// Page, first item, items, bytes, next, bag.

@@ -9,7 +9,7 @@ use crate::model::task::TaskState;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::insert::{Insert, Values};
 use crate::store::sqlite::numbers::Numbers;
-use crate::store::sqlite::script::{Check, Script};
+use crate::store::sqlite::script::{Refusal, Script};
 use crate::store::{Claim, TaskMove};
 
 /// A second claim of a task violates the primary key.
@@ -51,7 +51,7 @@ pub(super) async fn apply(script: &mut Script<'_>, numbers: &Numbers, moves: &[T
     }
     let ids: Vec<i64> = moves.iter().map(|change| numbers.task(change.id)).collect::<Result<_, _>>()?;
     let sql = "DELETE FROM claims WHERE id IN (SELECT value FROM json_each(?))";
-    script.statement(sql, serde_json::to_string(&ids)?, None)?;
+    script.statement(sql, serde_json::to_string(&ids)?)?;
     let bind = |row: &mut Values, change: &TaskMove| {
         let task = &change.row.task;
         guard(task.state != TaskState::Running, || format!("task `{}` runs without a claim", change.id))?;
@@ -62,12 +62,10 @@ pub(super) async fn apply(script: &mut Script<'_>, numbers: &Numbers, moves: &[T
         row.add(change.row.outcome.as_ref().map(serde_json::to_string).transpose()?)?;
         row.add(log_column(&change.row.log)?).map(drop)
     };
-    let count = moves.len() as u64;
-    let check: Check = Box::new(move |changed| {
-        let missing = count - changed.min(count);
-        guard(missing == 0, || format!("{missing} of {count} tasks had ended already, or a newer attempt had begun"))
-    });
-    script.insert(&STATES, moves, bind, Some(check)).await
+    let count = moves.len();
+    let refusal: Refusal =
+        Box::new(move || format!("one of {count} tasks had ended already, or a newer attempt had begun"));
+    script.insert(&STATES, moves, bind, Some(refusal)).await
 }
 
 fn log_column(log: &[Attempt]) -> Result<Option<String>, Fault> {
