@@ -24,7 +24,9 @@ use crate::config::directories::{directories, tenant_directories};
 use crate::config::keys::DataKey;
 use crate::config::network::{Network, Place};
 use crate::config::raw::ServeArgs;
-use crate::config::values::{duration, egress_proxy, hosts, lifetime, metrics_hosts, nat64_prefixes, networks};
+use crate::config::values::{
+    duration, egress_proxy, hosts, hosts_and_ports, lifetime, metrics_hosts, nat64_prefixes, networks,
+};
 use crate::model::limits::{Limits, LimitsPatch};
 use crate::model::secret::Secret;
 
@@ -260,7 +262,7 @@ fn access(merged: &ServeArgs, wrong: &mut Vec<String>) -> Access {
         allow_private_networks: merged.allow_private_networks.unwrap_or(false),
         allow_networks: networks("allow_networks", merged.allow_networks.as_deref(), wrong),
         deny_networks: networks("deny_networks", merged.deny_networks.as_deref(), wrong),
-        allow_hosts: hosts("allow_hosts", merged.allow_hosts.as_deref(), wrong),
+        allow_hosts: hosts_and_ports("allow_hosts", merged.allow_hosts.as_deref(), wrong),
         deny_hosts: hosts("deny_hosts", merged.deny_hosts.as_deref(), wrong),
         allow_ports: merged.allow_ports.clone().unwrap_or_default(),
         nat64_prefixes: nat64_prefixes(merged.nat64_prefixes.as_deref(), wrong),
@@ -326,13 +328,15 @@ mod tests {
     #[test]
     fn lists_are_read() {
         let file = args(
-            "allow_networks = ['10.1.2.3/8', '::1']\ndeny_networks = ['192.0.2.7']\ndeny_hosts = ['Bücher.Example']",
+            "allow_networks = ['10.1.2.3/8', '::1']\ndeny_networks = ['192.0.2.7']\ndeny_hosts = ['Bücher.Example']\n\
+             allow_hosts = ['DB.internal:5432', '*.corp.example', '[::1]']",
         );
         let access = ServeConfig::resolve(&ServeArgs::default(), &file).unwrap().access;
         let text = |networks: &[IpNet]| networks.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(text(&access.allow_networks), ["10.0.0.0/8", "::1/128"]);
         assert_eq!(text(&access.deny_networks), ["192.0.2.7/32"]);
         assert_eq!(access.deny_hosts, ["xn--bcher-kva.example"]);
+        assert_eq!(access.allow_hosts, ["db.internal:5432", "*.corp.example", "[::1]"]);
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub struct ServeArgs {
     #[arg(long, env = "HAUL_DENY_NETWORKS", value_name = "NET", value_delimiter = ',')]
     pub deny_networks: Option<Vec<String>>,
 
-    /// Hosts that tasks may reach though their addresses are private, separated by commas
+    /// Hosts that tasks may reach though their addresses are private, separated by commas; with a port, at that one alone
     #[arg(long, env = "HAUL_ALLOW_HOSTS", value_name = "HOST", value_delimiter = ',')]
     pub allow_hosts: Option<Vec<String>>,
 

@@ -25,15 +25,40 @@ pub(super) fn networks(name: &str, texts: Option<&[String]>, wrong: &mut Vec<Str
 pub(super) fn hosts(name: &str, texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<String> {
     let mut hosts = Vec::new();
     for text in texts.unwrap_or_default() {
-        match url::Host::parse(text) {
-            Ok(host) if !text.is_empty() => hosts.push(host.to_string()),
-            _ => wrong.push(format!(
+        match host(text) {
+            Some(host) => hosts.push(host),
+            None => wrong.push(format!(
                 "`{name}` has `{text}`, which is not the name of a host; write it like `example.com`, without scheme, \
                  port or path"
             )),
         }
     }
     hosts
+}
+
+/// The same, where a host may have a port, which then alone is meant.
+pub(super) fn hosts_and_ports(name: &str, texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<String> {
+    let mut hosts = Vec::new();
+    for text in texts.unwrap_or_default() {
+        let read = match text.rsplit_once(':') {
+            Some((before, port)) if !port.ends_with(']') => host(before)
+                .zip(port.parse().ok().filter(|port: &u16| *port > 0))
+                .map(|(host, port)| format!("{host}:{port}")),
+            _ => host(text),
+        };
+        match read {
+            Some(read) => hosts.push(read),
+            None => wrong.push(format!(
+                "`{name}` has `{text}`, which is not the name of a host; write it like `example.com` or `example.com:8080`, \
+                 without scheme or path"
+            )),
+        }
+    }
+    hosts
+}
+
+fn host(text: &str) -> Option<String> {
+    url::Host::parse(text).ok().filter(|_| !text.is_empty()).map(|host| host.to_string())
 }
 
 /// The most hosts that may have metrics of their own: each is five series more.

@@ -144,6 +144,10 @@ pub async fn serve<S: Answers>(
                             Arrival::Refused => {}
                         }
                     });
+                    if room.places.are_taken() {
+                        // Whoever lost its place closes its descriptor before another one is taken.
+                        tokio::task::yield_now().await;
+                    }
                 }
                 None => complaints.note(|| format!("no place for a connection from {address}: all of them have calls")),
             },

@@ -10,17 +10,50 @@ const CONNECTIONS_DEFAULT_MAX: u64 = 4_096;
 /// The most files that are open for who reads them.
 const FILES_READ_MAX: u64 = 8_192;
 
-/// With fewer descriptors than this, what a server has open for itself and the connections that it takes leave none: peers that
-/// say nothing may keep everybody out.
-const LEAST: u64 = 128;
+/// With fewer descriptors than this, the tasks that may run at once use them up.
+const ENOUGH: u64 = 128;
+/// The fewest that a server needs beside those that it has open when it starts: some connections, what tasks open, and further
+/// readers of the store.
+const LEFT_MIN: u64 = 32;
+/// How many of what is left connections leave to tasks and to the server's own user, where half of it is more.
+const RESERVE: u64 = 64;
 
-/// Returns what the operator should know of so many descriptors, if they are too few.
+/// Returns what the operator should know of so many descriptors, if they are few.
 pub fn objection(descriptors: Option<u64>) -> Option<String> {
-    let count = descriptors.filter(|count| *count < LEAST)?;
+    let count = descriptors.filter(|count| *count < ENOUGH)?;
     Some(format!(
-        "there may be {count} open files and connections, which are too few: clients may be kept out, and tasks fail; allow at \
-         least {LEAST} (`ulimit -n`, `LimitNOFILE=`)"
+        "there may be {count} open files and connections, which are too few: there is room for few clients at once, and tasks \
+         fail; allow at least {ENOUGH} (`ulimit -n`, `LimitNOFILE=`)"
     ))
+}
+
+/// A server would have no descriptors for connections and tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there may be {limit} open files and connections, and the server itself has {used} open, which leaves too few for clients and \
+     tasks; allow at least {ENOUGH} (`ulimit -n`, `LimitNOFILE=`)"
+)]
+pub struct TooFew {
+    limit: u64,
+    used: u64,
+}
+
+/// Returns how many connections there is room for in a process that may have `limit` descriptors and has `used` open before the
+/// first connection.
+///
+/// # Errors
+///
+/// There is no room for any.
+pub fn room(limit: Option<u64>, used: u64) -> Result<u64, TooFew> {
+    let Some(limit) = limit else { return Ok(u64::MAX) };
+    let left = limit.saturating_sub(used);
+    if left < LEFT_MIN { Err(TooFew { limit, used }) } else { Ok(left - RESERVE.min(left / 2)) }
+}
+
+/// Returns how many descriptors are open; none where the system does not tell.
+pub fn used() -> u64 {
+    // Reading the directory takes one itself.
+    std::fs::read_dir("/dev/fd").map_or(0, |entries| entries.count().saturating_sub(1) as u64)
 }
 
 /// Raises the soft limit on descriptors to the hard one, and returns it; `None` if it is unlimited.
@@ -80,5 +113,17 @@ mod tests {
         assert!(objection(Some(127)).is_some_and(|it| it.contains("127")));
         assert_eq!([Some(128), None].map(objection), [None, None]);
         assert_eq!([Some(1_024), Some(1 << 20), None, Some(1)].map(files_read), [128, 8_192, 8_192, 1]);
+    }
+
+    #[test]
+    fn a_server_without_descriptors_for_clients_is_refused() {
+        assert_eq!(room(None, 40), Ok(u64::MAX));
+        assert_eq!([1_024, 256, 128, 80, 72].map(|limit| room(Some(limit), 40)), [920, 152, 44, 20, 16].map(Ok));
+        let refused = room(Some(71), 40).unwrap_err().to_string();
+        assert!(refused.contains("71") && refused.contains("40") && refused.contains("`ulimit -n`"), "{refused}");
+        assert!(room(Some(20), 40).is_err());
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(used() > 3, "the standard streams and this file");
+        drop(file);
     }
 }

@@ -101,6 +101,11 @@ impl Places {
         Some(Place { places: self.clone(), number, displaced, has_called: AtomicBool::new(false) })
     }
 
+    /// Returns whether all places are taken, so that each new connection takes that of another one.
+    pub(super) fn are_taken(&self) -> bool {
+        self.lock().connections.len() >= self.max
+    }
+
     /// Ends a connection that no open call keeps, so that its descriptor can be used. Returns whether there was one.
     pub(super) fn displace(&self) -> bool {
         self.lock().displace(self.max)

@@ -67,7 +67,7 @@ pub(super) async fn resolve(
     let mut refused = None;
     let mut allowed = Vec::new();
     for ip in found.iter() {
-        match guard.judge_as(Some(name), *ip) {
+        match guard.judge_as(Some((name, port)), *ip) {
             Ok(()) => allowed.push(SocketAddr::new(*ip, port)),
             Err(refusal) => refused = refused.or(Some(refusal)),
         }
@@ -106,7 +106,7 @@ pub(super) fn judge_unresolved(guard: &Guard, host: &Host<String>, port: u16) ->
     match host {
         Host::Ipv4(ip) => judge_literal(guard, IpAddr::V4(*ip)),
         Host::Ipv6(ip) => judge_literal(guard, IpAddr::V6(*ip)),
-        Host::Domain(name) => guard.judge_proxied_name(name).map_err(|refusal| forbidden(name, false, refusal)),
+        Host::Domain(name) => guard.judge_proxied_name(name, port).map_err(|refusal| forbidden(name, false, refusal)),
     }
 }
 

@@ -19,7 +19,8 @@ pub struct Guard {
     pub allow_networks: Vec<IpNet>,
     /// Never dialled; stronger than every allowance.
     pub deny_networks: Vec<IpNet>,
-    /// Exceptions: names whose addresses are dialled whatever they are. `*.example.com` stands for all names below.
+    /// Exceptions: names whose addresses are dialled whatever they are. `*.example.com` stands for all names below, and
+    /// `example.com:8080` for that port alone.
     pub allow_hosts: Vec<String>,
     /// Names that are never asked for; stronger than every allowance. Patterns as above.
     pub deny_hosts: Vec<String>,
@@ -76,8 +77,8 @@ impl Guard {
         self.judge_as(None, ip)
     }
 
-    /// Judges an address that `name` resolved to.
-    pub fn judge_as(&self, name: Option<&str>, ip: IpAddr) -> Result<(), Refusal> {
+    /// Judges an address that a name resolved to, which is dialled at a port.
+    pub fn judge_as(&self, place: Option<(&str, u16)>, ip: IpAddr) -> Result<(), Refusal> {
         let within = |networks: &[IpNet], ip: IpAddr| networks.iter().any(|network| network.contains(&ip));
         let translated = self.translated(ip).map(|inner| [Some(inner), None]);
         let inner = translated.unwrap_or_else(|| embedded(ip));
@@ -85,7 +86,7 @@ impl Guard {
         if every.any(|ip| within(&self.deny_networks, ip)) {
             return Err(Refusal::Denied);
         }
-        if within(&self.allow_networks, ip) || name.is_some_and(|name| matches(&self.allow_hosts, name)) {
+        if within(&self.allow_networks, ip) || place.is_some_and(|(name, port)| self.is_allowed(name, port)) {
             return Ok(());
         }
         let mut inner = inner.into_iter().flatten().peekable();
@@ -108,17 +109,25 @@ impl Guard {
 
     /// Judges a host name that a proxy is going to resolve: names that lead to the proxy itself, or into its network, are
     /// refused, since nobody here sees the address.
-    pub fn judge_proxied_name(&self, name: &str) -> Result<(), Refusal> {
+    pub fn judge_proxied_name(&self, name: &str, port: u16) -> Result<(), Refusal> {
         self.judge_name(name)?;
         let own = name.trim_end_matches('.').to_ascii_lowercase();
         let is_inner = own == "localhost"
             || [".localhost", ".internal", ".local"].iter().any(|end| own.ends_with(end))
             || own.starts_with("metadata")
             || !own.contains('.');
-        if is_inner && !self.allow_private && !matches(&self.allow_hosts, name) {
+        if is_inner && !self.allow_private && !self.is_allowed(name, port) {
             return Err(Refusal::InnerName);
         }
         Ok(())
+    }
+
+    fn is_allowed(&self, name: &str, port: u16) -> bool {
+        self.allow_hosts.iter().any(|pattern| match pattern.rsplit_once(':') {
+            // What is behind the last colon of an address of IPv6 is no number, since a bracket ends it.
+            Some((host, only)) if !only.ends_with(']') => only.parse::<u16>() == Ok(port) && matches_one(host, name),
+            _ => matches_one(pattern, name),
+        })
     }
 
     /// The IPv4 address that the network's own translation makes of an address (RFC 6052, 2.2).
@@ -150,15 +159,19 @@ impl Guard {
 }
 
 fn matches(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| matches_one(pattern, name))
+}
+
+fn matches_one(pattern: &str, name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
-    patterns.iter().any(|pattern| match pattern.strip_prefix('*') {
+    match pattern.strip_prefix('*') {
         // `*.example.com`: the dot stays in the suffix, so that `badexample.com` is another name.
         Some(suffix) => {
             let at = name.len().saturating_sub(suffix.len());
             name.len() > suffix.len() && name.get(at..).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
         }
         None => pattern.strip_suffix('.').unwrap_or(pattern).eq_ignore_ascii_case(name),
-    })
+    }
 }
 
 /// The IPv4 addresses that an IPv6 address stands for, if it is a wrapping of some.
@@ -276,11 +289,11 @@ mod tests {
         for name in
             ["localhost", "LOCALHOST.", "a.localhost", "metadata.google.internal", "x.local", "metadata", "intranet"]
         {
-            assert_eq!(guard.judge_proxied_name(name), Err(Refusal::InnerName), "{name}");
-            assert_eq!(Guard { allow_private: true, ..guard.clone() }.judge_proxied_name(name), Ok(()), "{name}");
+            assert_eq!(guard.judge_proxied_name(name, 443), Err(Refusal::InnerName), "{name}");
+            assert_eq!(Guard { allow_private: true, ..guard.clone() }.judge_proxied_name(name, 443), Ok(()), "{name}");
         }
         for name in ["files.internal", "example.com", "localhost.example.com", "xn--local.example"] {
-            assert_eq!(guard.judge_proxied_name(name), Ok(()), "{name}");
+            assert_eq!(guard.judge_proxied_name(name, 443), Ok(()), "{name}");
         }
     }
 
@@ -362,12 +375,32 @@ mod tests {
         assert_eq!(guard.judge(ip("10.2.2.3")), Err(Refusal::Private));
         assert_eq!(guard.judge(ip("10.1.9.3")), Err(Refusal::Denied));
         assert_eq!(guard.judge(ip("64:ff9b::8.8.8.8")), Err(Refusal::Denied));
-        assert_eq!(guard.judge_as(Some("a.corp.example"), ip("127.0.0.1")), Ok(()));
-        assert_eq!(guard.judge_as(Some("FILES."), ip("127.0.0.1")), Ok(()));
-        assert_eq!(guard.judge_as(Some("corp.example"), ip("127.0.0.1")), Err(Refusal::Loopback));
-        assert_eq!(guard.judge_as(Some("xcorp.example"), ip("127.0.0.1")), Err(Refusal::Loopback));
-        assert_eq!(guard.judge_as(Some("files"), ip("8.8.8.8")), Err(Refusal::Denied));
+        assert_eq!(guard.judge_as(Some(("a.corp.example", 80)), ip("127.0.0.1")), Ok(()));
+        assert_eq!(guard.judge_as(Some(("FILES.", 80)), ip("127.0.0.1")), Ok(()));
+        assert_eq!(guard.judge_as(Some(("corp.example", 80)), ip("127.0.0.1")), Err(Refusal::Loopback));
+        assert_eq!(guard.judge_as(Some(("xcorp.example", 80)), ip("127.0.0.1")), Err(Refusal::Loopback));
+        assert_eq!(guard.judge_as(Some(("files", 80)), ip("8.8.8.8")), Err(Refusal::Denied));
         assert_eq!(guard.judge_name("bad.example."), Err(Refusal::Denied));
+    }
+
+    #[test]
+    fn a_name_may_be_allowed_at_one_port_alone() {
+        let allow_hosts =
+            vec!["db.internal:5000".to_owned(), "*.corp.example:80".to_owned(), "all.internal".to_owned()];
+        let guard = Guard { allow_hosts, ..Guard::default() };
+        for (name, port, is_allowed) in [
+            ("db.internal", 5_000, true),
+            ("DB.internal.", 5_000, true),
+            ("db.internal", 5_001, false),
+            ("a.db.internal", 5_000, false),
+            ("a.corp.example", 80, true),
+            ("a.corp.example", 443, false),
+            ("all.internal", 1, true),
+        ] {
+            assert_eq!(guard.judge_as(Some((name, port)), ip("10.0.0.1")).is_ok(), is_allowed, "{name}:{port}");
+            let inner = name.ends_with("internal") || name.ends_with('.');
+            assert_eq!(guard.judge_proxied_name(name, port).is_ok(), is_allowed || !inner, "{name}:{port}");
+        }
     }
 
     proptest! {

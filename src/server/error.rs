@@ -1,6 +1,7 @@
 //! Why a server ends other than by request.
 
 use crate::engine;
+use crate::listen::descriptors;
 use crate::listen::tls::TlsError;
 use crate::store::StoreError;
 use crate::store::sqlite::OpenError;
@@ -39,6 +40,9 @@ pub enum ServeError {
     /// A place could not be listened at.
     #[error("cannot listen on `{1}`: {2}; choose another `--{0}`")]
     Listen(&'static str, String, std::io::Error),
+    /// The system grants too little.
+    #[error(transparent)]
+    Descriptors(#[from] descriptors::TooFew),
     /// The descriptors that are built in do not fit together.
     #[error("reflection cannot be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),

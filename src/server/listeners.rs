@@ -74,9 +74,9 @@ impl Listeners {
         }
         if let Some(listener) = self.metrics {
             let alone = services::metrics_alone(layers, listener.is_near());
-            // Nor do they keep out who looks whether the server is well.
-            let room = ConnectionRoom::new(bounds);
-            calls.spawn(accept::serve(listener, alone, room, bounds.clone(), closing.clone()));
+            // Nor do they keep out who looks whether the server is well. These are few, and leave descriptors to the others.
+            let few = ListenSettings { connections_max: bounds.connections_max.div_ceil(4), ..bounds.clone() };
+            calls.spawn(accept::serve(listener, alone, ConnectionRoom::new(&few), few, closing.clone()));
         }
         calls
     }

@@ -116,7 +116,7 @@ pub async fn serve(
     let recovered = task.recovery();
     check_addresses(&settings, &engine.books().borrow().clone(), engine.now())?;
     let listeners = listen(&settings, tls.as_ref()).await?;
-    let addresses = listeners.addresses();
+    let (addresses, bounds) = (listeners.addresses(), within_descriptors(&settings.bounds)?);
 
     let (closing, shutdown) = (CancellationToken::new(), Shutdown::default());
     let healths = HealthStatuses::new();
@@ -135,7 +135,7 @@ pub async fn serve(
     let last_row = audit_log::last_row(store.as_ref()).await?;
     let mut work = JoinSet::from_iter([async move { task.run().await.map_err(ServeError::from) }]);
     prepare_access(&settings, &engine).await?;
-    let mut calls = listeners.serve(&settings.engine.data_dir, routes, &layers, &settings.bounds, &closing);
+    let mut calls = listeners.serve(&settings.engine.data_dir, routes, &layers, &bounds, &closing);
     let mut following = keep_on(&settings, &access, &engine, (store, last_row), figures, &closing);
     following.spawn(looked_at.keep(sizes, closing.clone()));
     let telling = SpanExport::start(sender);
@@ -206,6 +206,13 @@ fn judge(settings: &ServerSettings, engine: &Engine, closing: &CancellationToken
 async fn listen(settings: &ServerSettings, tls: Option<&Arc<Tls>>) -> Result<Listeners, ServeError> {
     let bound = Listeners::bind(&settings.listen, settings.metrics_listen.map(Place::Address), tls).await;
     bound.map_err(|(flag, place, error)| ServeError::Listen(flag, place, error))
+}
+
+/// Returns these bounds with no more connections than there is room for beside what the server has opened for itself.
+fn within_descriptors(bounds: &ListenSettings) -> Result<ListenSettings, descriptors::TooFew> {
+    let room = descriptors::room(descriptors::limit(), descriptors::used())?;
+    let connections_max = bounds.connections_max.min(usize::try_from(room).unwrap_or(usize::MAX));
+    Ok(ListenSettings { connections_max, ..bounds.clone() })
 }
 
 /// What stands around the services.

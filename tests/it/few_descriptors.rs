@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use crate::it::network::{begin, h2_connection};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{PATIENCE, Server};
+use crate::support::server::{PATIENCE, Server, command, limited};
 use crate::support::spec::{download, fetch, job};
 
 const DESCRIPTORS: u32 = 256;
@@ -55,6 +55,43 @@ async fn silent_peers_keep_nobody_out_of_a_server_with_few_descriptors() {
     drop(unended);
     let loud = server.log().lines().filter(|line| line.contains("descriptors")).count();
     assert!(loud < 20, "{}", server.log());
+}
+
+/// Silent connections have a part of what the server itself leaves, so that accepting another one never fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_peers_keep_nobody_out_of_a_server_with_hardly_any_descriptors() {
+    let mut server = Server::start().await;
+    let most = open_files(server.pid()) + 40;
+    server.limit_descriptors(most).await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(&server.address).await.unwrap());
+    }
+    let good = async {
+        for _ in 0..20 {
+            let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
+            JobServiceClient::new(channel).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, good).await.expect("whoever calls is served");
+    assert!(!server.log().contains("cannot be accepted"), "{}", server.log());
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_with_no_descriptors_for_clients_is_refused_with_words() {
+    let server = Server::start().await;
+    let most = open_files(server.pid()) + 4;
+    let dir = tempfile::tempdir().unwrap();
+    let refused = limited(&command(dir.path(), &[]), most).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(refused.stdout.is_empty() && said.contains("`ulimit -n`"), "{said}");
+}
+
+/// How many descriptors a server has open.
+fn open_files(pid: u32) -> u32 {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count().try_into().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

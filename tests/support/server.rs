@@ -267,7 +267,7 @@ pub fn binary() -> PathBuf {
 }
 
 /// The same command for a process that may have so many descriptors.
-fn limited(command: &Command, descriptors: u32) -> Command {
+pub fn limited(command: &Command, descriptors: u32) -> Command {
     let mut limited = Command::new("sh");
     limited
         .args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")])
