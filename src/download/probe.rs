@@ -190,7 +190,10 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
                 let message = "the source has something else than what is held of another, which is kept";
                 return Err(Failure::retryable(FailureReason::ContentChanged, message).into());
             }
-            Verdict::Begin(why) => return Ok(begun(order, source, stream, why.or(held.dropped.take()), log)),
+            Verdict::Begin(why) => {
+                held.note_loss(&order.source_ids[source], order);
+                return Ok(begun(order, source, stream, why.or(held.dropped.take()), log));
+            }
         }
     }
 }
