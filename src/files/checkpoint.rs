@@ -48,7 +48,7 @@ pub(super) struct Place {
 
 /// What tells the file of a part from one that somebody puts in its place. Its number alone does not, since a file system gives that of a
 /// removed file to the next one. The number of the device is none of it: some file systems have another one after each mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct FileId {
     inode: u64,
     /// When it was made, in nanoseconds; 0 where the file system does not know.
@@ -61,6 +61,10 @@ impl FileId {
         let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
         let born = born.and_then(|born| u64::try_from(born.as_nanos()).ok()).unwrap_or_default();
         Some(FileId { inode: metadata.ino(), born })
+    }
+
+    fn is_other_than(self, of: FileId) -> bool {
+        self.inode != of.inode || (self.born != of.born && self.born != 0 && of.born != 0)
     }
 }
 
@@ -288,7 +292,7 @@ pub(super) fn load(folder: &Folder, key: &str, file: &File) -> Loaded {
     };
     let written: Option<Written<Stored>> = serde_json::from_reader(io::BufReader::new(meta)).ok();
     let of = written.as_ref().and_then(|written| written.file);
-    let is_of_other = of.is_some_and(|of| FileId::of(file).is_some_and(|file| file != of));
+    let is_of_other = of.is_some_and(|of| FileId::of(file).is_some_and(|file| file.is_other_than(of)));
     let mut stored = written.map(|written| written.stored);
     if let Some(stored) = &mut stored {
         stored.binding.is_pieced |= is_of_other;
