@@ -80,8 +80,11 @@ impl Play {
         let mut dice = Dice::new(seed);
         let right = (0..dice.below(FAILURES_MAX)).map(|_| Step::of_right(&mut dice)).collect();
         let mirrors = (0..=dice.below(2)).map(|_| {
-            let length = 1 + dice.below(4);
-            (0..length).map(|_| Step::of_any(&mut dice)).collect()
+            // What takes most turns from others is a wrong source that is cut each time.
+            let is_cut = dice.one_in(2);
+            let length = if is_cut { 8 } else { 1 + dice.below(4) };
+            let step = |dice: &mut Dice| if is_cut { Step::CutWrong(dice.below(SIZE)) } else { Step::of_any(dice) };
+            (0..length).map(|_| step(&mut dice)).collect()
         });
         let mirrors: Vec<Vec<Step>> = mirrors.collect();
         let objects = (0..=mirrors.len() as u64).map(|nth| {
