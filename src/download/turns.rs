@@ -528,7 +528,7 @@ mod tests {
     #[test]
     fn who_was_left_out_has_its_turns_before_the_task_gives_up() {
         let (ids, stored, mut remarks) = (["a", "b"].map(String::from), held(), Remarks::default());
-        let mut cut_first = |is_last: bool, remarks: &mut Remarks| {
+        let cut_first = |is_last: bool, remarks: &mut Remarks| {
             let before = remarks.clone();
             let facts = Facts { is_last, tries_max: 2, ..facts(&ids, Some(&stored), &before) };
             let mut turns = Turns::new(&facts);
