@@ -508,7 +508,7 @@ mod tests {
             asked.push(source);
             turns.failed(source, &cut(), false, 0, &facts);
         }
-        assert_eq!((asked, turns.awaits(&facts)), (vec![2, 0, 1], false));
+        assert_eq!((asked, turns.awaits(&facts)), (vec![2, 1, 0], false), "last the one that has failed for good");
         let late = Facts { now: Timestamp(3_000_000), ..facts };
         assert_eq!(Turns::new(&late).next(&late, |_| false), Some(2), "also where the backoff of another is over");
     }
