@@ -55,7 +55,7 @@ impl Step {
         match dice.below(9) {
             0 => Step::Right,
             1 | 2 => Step::Wrong,
-            3 | 4 | 5 => Step::CutWrong(dice.below(SIZE)),
+            3..=5 => Step::CutWrong(dice.below(SIZE)),
             6 => Step::Status(404),
             _ => Step::of_right(dice),
         }
