@@ -18,6 +18,8 @@ mod interleavings;
 mod mirrors;
 #[path = "download/pairs.rs"]
 mod pairs;
+#[path = "download/promise.rs"]
+mod promise;
 #[path = "download/ranges.rs"]
 mod ranges;
 #[path = "download/resume.rs"]

@@ -12,6 +12,7 @@ use crate::files::part::Part;
 use crate::files::ranges::RangeSet;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::{AttemptReport, DownloadResult, ShortOf};
+use crate::model::retry::backoff;
 use crate::model::secret::redacted_text;
 use crate::model::spec::DownloadSpec;
 use crate::model::time::Timestamp;
@@ -126,8 +127,36 @@ impl Attempt<'_> {
             // The number of waits cannot be kept: so that they do not go on for ever, nobody waits.
             self.held.remarks.pauses = PAUSES_MAX;
         }
-        let counted = counted(failures, (self.order.ctx.now)());
-        Err(counted.map_or_else(nobody, |counted| self.told(counted)))
+        let Some(counted) = counted(failures, self.order.ctx.retry, (self.order.ctx.now)()) else {
+            return Err(nobody());
+        };
+        let counted = self.unless_owed(counted).await;
+        Err(self.told(counted))
+    }
+
+    /// The attempt counts, unless no other follows and a source is owed a turn. Then it waits as the next attempt at that source alone
+    /// would.
+    async fn unless_owed(&mut self, counted: Failed) -> Failed {
+        let (order, held) = (&self.order, &mut self.held);
+        let is_retried = order.ctx.may_follow(&counted.failure);
+        let (before, mut remarks) = (held.remarks.clone(), held.remarks.clone());
+        let facts = facts(order, held);
+        let next = self.turns.settle(&facts, !is_retried, is_retried && !order.ctx.is_last, &mut remarks);
+        let (now, tries_max) = (facts.now, facts.tries_max);
+        held.remarks = remarks;
+        let Some((source, owed)) = next else { return counted };
+        if !held.remember(order).await {
+            held.remarks = before;
+            return counted;
+        }
+        let wait = backoff(order.ctx.retry, tries_max.saturating_sub(owed).saturating_add(1), 0.0);
+        let asked_for = counted.failure.retry_after.filter(|_| counted.source == source);
+        let until = now.plus(wait.max(asked_for.unwrap_or_default()));
+        let message = format!("{}; a source is left that has not had all of its tries", counted.failure.message);
+        Failed {
+            failure: Failure { retryable: true, paused_until: Some(until), message, ..counted.failure },
+            ..counted
+        }
     }
 
     /// Asks those that need not wait, which adds what becomes of them to `failures`. A source that fails is left for the next one, within
@@ -158,6 +187,10 @@ impl Attempt<'_> {
                 self.turns.failed(source, &failure, has_brought, held_before, &facts(&self.order, &self.held));
             }
             if let Some(undone) = self.held.undone.take() {
+                let most = self.order.ctx.retry.max_attempts;
+                for lost in undone.joined.iter().chain([&undone.first]) {
+                    self.held.remarks.owe(lost, most, most);
+                }
                 // Not for ever: whoever joined does not join again.
                 let at = |source: &String| self.order.source_ids.iter().position(|id| id == source);
                 self.turns.ask_alone(at(&undone.first), undone.joined.iter().filter_map(at));
@@ -210,11 +243,13 @@ impl Attempt<'_> {
             Ok(_) => {}
             // It was noted before it was decided.
             Err(Halt::Failed(failure)) if failure.paused_until.is_some() => {}
-            Err(Halt::Failed(failure)) if order.ctx.is_last || !failure.retryable => held.forget().await,
+            Err(Halt::Failed(failure)) if order.ctx.is_last || !order.ctx.may_follow(failure) => held.forget().await,
             Err(Halt::Failed(_)) => {
-                held.remarks.pauses = 0;
+                held.remarks.note_count();
                 held.remember(order).await;
             }
+            // Of a run that a person broke off, no file without bytes stays beside theirs.
+            Err(Halt::Stopped) if order.ctx.part_is_shared && held.has_no_part() => {}
             Err(Halt::Stopped | Halt::NoSpace { .. }) => {
                 held.remember(order).await;
             }

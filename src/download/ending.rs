@@ -79,14 +79,16 @@ pub(super) fn waiting(
 /// Returns the failure of an attempt that counts. Whether and when another follows is decided by a failure that another attempt may
 /// resolve: the first of those that ask for the shortest wait; a pause only where there is no other. A wrong file explains more
 /// than what else went wrong, and what came of a request more than that one was not made.
-pub(super) fn counted(mut failures: Vec<Failed>, now: Timestamp) -> Option<Failed> {
-    let counts = |it: &Failed| it.failure.retryable && !it.is_pause();
+pub(super) fn counted(mut failures: Vec<Failed>, retry: &RetryPolicy, now: Timestamp) -> Option<Failed> {
+    let comes_again = |it: &Failed| it.failure.retryable || retry.asks_for(&it.failure);
+    let counts = |it: &Failed| comes_again(it) && !it.is_pause();
     let soonest = (0..failures.len()).filter(|at| counts(&failures[*at]));
     let soonest = soonest.min_by_key(|at| failures[*at].failure.retry_after);
-    let decides = soonest.or_else(|| failures.iter().position(|it| it.failure.retryable));
+    let decides = soonest.or_else(|| failures.iter().position(comes_again));
     let told = failures.iter().rposition(Failed::is_wrong_file).or(soonest);
     let told = told.or_else(|| failures.iter().position(|it| !it.is_pause())).unwrap_or_default();
-    let retryable = decides.is_some();
+    // A status that the task asks for again by itself needs no word from another failure.
+    let retryable = decides.is_some_and(|at| at != told || failures[at].failure.retryable);
     let wait = decides.and_then(|at| {
         let failure = &failures[at].failure;
         failure.retry_after.max(failure.paused_until.map(|until| until.since(now)))
@@ -96,7 +98,7 @@ pub(super) fn counted(mut failures: Vec<Failed>, now: Timestamp) -> Option<Faile
     told.failure = Failure {
         message: format!("{}{more}", told.failure.message),
         retryable,
-        retry_after: if retryable { wait } else { told.failure.retry_after },
+        retry_after: if decides.is_some() { wait } else { told.failure.retry_after },
         paused_until: None,
         paused_host: None,
         ..told.failure
@@ -159,7 +161,7 @@ mod tests {
 
     fn told(failures: Vec<Failure>) -> (usize, String, bool) {
         let failures = failures.into_iter().enumerate().map(|(source, failure)| of(source, failure)).collect();
-        let told = counted(failures, Timestamp(0)).unwrap();
+        let told = counted(failures, &RetryPolicy::default(), Timestamp(0)).unwrap();
         (told.source, told.failure.message, told.failure.retryable)
     }
 
@@ -173,7 +175,23 @@ mod tests {
         let busy = || Failure { retry_after: Some(Duration::from_secs(300)), ..cut() };
         assert_eq!(told(vec![busy(), cut()]).0, 1, "nobody waits for a source where another has no wish");
         assert_eq!(told(vec![cut(), busy()]).0, 0);
-        assert!(counted(Vec::new(), Timestamp(0)).is_none());
+        assert!(counted(Vec::new(), &RetryPolicy::default(), Timestamp(0)).is_none());
+    }
+
+    /// Whichever failure is told.
+    #[test]
+    fn a_status_that_is_asked_for_again_is() {
+        let retry = RetryPolicy { retry_statuses: vec![404], ..RetryPolicy::default() };
+        let missing = || Failure { http_status: 404, ..gone() };
+        for failures in [vec![missing(), wrong()], vec![wrong(), missing()], vec![gone(), missing()], vec![missing()]] {
+            let failures =
+                || failures.iter().cloned().enumerate().map(|(source, failure)| of(source, failure)).collect();
+            let follows = |retry: &RetryPolicy| {
+                let failure = counted(failures(), retry, Timestamp(0)).unwrap().failure;
+                failure.retryable || retry.asks_for(&failure)
+            };
+            assert_eq!([&retry, &RetryPolicy::default()].map(follows), [true, false]);
+        }
     }
 
     #[test]
@@ -187,7 +205,7 @@ mod tests {
         let hosts = "the hosts of 2 other sources are paused, the first until 00:00:08 UTC";
         assert_eq!(both, says(1, format!("gone ({hosts})"), true));
         let failures = vec![of(0, wrong()), of(1, paused(9_000_000))];
-        let told = counted(failures, Timestamp(2_000_000)).unwrap().failure;
+        let told = counted(failures, &RetryPolicy::default(), Timestamp(2_000_000)).unwrap().failure;
         assert_eq!((told.retryable, told.paused_until), (true, None));
         assert_eq!(told.retry_after, Some(Duration::from_secs(7)), "it waits for the host all the same");
         assert_eq!(told.message, format!("wrong ({named})"));

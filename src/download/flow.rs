@@ -65,6 +65,8 @@ pub(super) struct State {
     pub(super) is_trickle: bool,
     /// How often bytes became free, an answer came, or a connection ended.
     changes: u64,
+    /// Whether the origin has ranges is for the second connection to find out, and the others wait for that.
+    is_unclear: bool,
 }
 
 /// An answer, with the claim that it is for.
@@ -86,6 +88,7 @@ impl<'a> Flow<'a> {
         let Setup { order, bound, sources, session, connections, board, reservation } = setup;
         let room_for = if board.total().is_some() { u64::MAX } else { 0 };
         let unfit = vec![false; sources.len()];
+        let is_unclear = connections.is_unclear && sources.len() == 1;
         Flow {
             limit: order.limit(),
             order,
@@ -96,7 +99,16 @@ impl<'a> Flow<'a> {
             started: Instant::now(),
             received_before: order.ctx.meter.received_bytes(),
             over: CancellationToken::new(),
-            state: Mutex::new(State { board, reservation, room_for, live: 0, unfit, is_trickle: false, changes: 0 }),
+            state: Mutex::new(State {
+                board,
+                reservation,
+                room_for,
+                live: 0,
+                unfit,
+                is_trickle: false,
+                changes: 0,
+                is_unclear,
+            }),
             freed: Notify::new(),
             due: Notify::new(),
         }
@@ -120,6 +132,18 @@ impl<'a> Flow<'a> {
 
     /// One connection after the other, until there is nothing left to fetch, or it is not worth going on.
     pub(super) async fn worker(&self, index: u32, first: Option<Opened>) -> Result<(), Halt> {
+        let end = self.work(index, first).await;
+        if index == 1 {
+            self.lock().is_unclear = false;
+            self.note_change();
+        }
+        end
+    }
+
+    async fn work(&self, index: u32, first: Option<Opened>) -> Result<(), Halt> {
+        while index > 1 && self.lock().is_unclear && self.goes_on() {
+            self.wait_for_change().await;
+        }
         if first.is_none() && !self.is_needed(index).await {
             return Ok(());
         }
@@ -206,6 +230,7 @@ impl<'a> Flow<'a> {
             let opened = self.open(source, range, permit).await;
             match opened {
                 Ok(stream) if self.lock().board.connect(id) => {
+                    self.lock().is_unclear = false;
                     self.note_change();
                     return Ok(Some((stream, id)));
                 }
@@ -314,9 +339,11 @@ impl<'a> Flow<'a> {
                 Verdict::Status => return Err(stream.into_failure(self.order.ctx).await.into()),
                 verdict => {
                     let status = stream.answer.status;
+                    // One that answers with the whole and says nowhere that it has ranges has none, whatever the condition.
+                    let may_have_ranges = status != 200 || stream.has_ranges() == Some(true);
                     stream.leave().await;
                     match verdict {
-                        Verdict::AskAgain(again) if again.range.is_some() => ask = again,
+                        Verdict::AskAgain(again) if again.range.is_some() && may_have_ranges => ask = again,
                         Verdict::Refuse(failure) => return Err(failure.into()),
                         Verdict::AskAgain(again) if is_another(status, again.distrust) => {
                             return Err(replaced().into());

@@ -112,6 +112,23 @@ impl Held {
         }
     }
 
+    /// Another source begins anew, which drops what is held. Whose it was is owed all of its turns, unless it has had them.
+    pub(super) fn note_loss(&mut self, source: &str, order: &Order<'_>) {
+        let Some(stored) = self.stored() else { return };
+        let joined = stored.before.iter().flat_map(|before| before.joined.iter().chain([&before.binding.source]));
+        let lost: Vec<String> = joined.chain([&stored.binding.source]).filter(|it| *it != source).cloned().collect();
+        let (most, is_last, remarks) = (order.ctx.retry.max_attempts, order.ctx.is_last, &mut self.remarks);
+        for id in lost {
+            if !remarks.doubts.is_wrong(&id) && (!is_last || remarks.owed(&id) > 0) {
+                remarks.owe(&id, most, most);
+            }
+        }
+    }
+
+    pub(super) fn has_no_part(&self) -> bool {
+        self.part.is_none()
+    }
+
     pub(super) fn take_part(&mut self) -> Option<Part> {
         self.part.take()
     }

@@ -154,6 +154,11 @@ impl DownloadContext<'_> {
         self.part_is_shared || self.stored.is_cancelled()
     }
 
+    /// Whether another attempt follows this failure, unless it was the last.
+    fn may_follow(&self, failure: &Failure) -> bool {
+        failure.retryable || self.retry.asks_for(failure)
+    }
+
     /// What it means that work failed which ends early when the attempt is stopped.
     fn stopped_or(&self, failure: Failure) -> Halt {
         if self.stop.is_cancelled() { Halt::Stopped } else { failure.into() }

@@ -41,6 +41,8 @@ pub(super) struct Connections {
     pub(super) most: u32,
     /// Whether further ones come only when the first ones turn out slow.
     pub(super) is_adaptive: bool,
+    /// Whether the origin has ranges is not known.
+    pub(super) is_unclear: bool,
 }
 
 /// Plans the transfer of what the probe found.
@@ -66,7 +68,7 @@ pub(super) async fn plan(order: &Order<'_>, probed: Probed, held: &mut Held) -> 
     let mut board = Board::new(total, order.ctx.settings.segment_bytes_min);
     let connections = match &stream {
         Some(stream) => connections(order, stream, &bound, missing),
-        None => Connections { most: 1, is_adaptive: false },
+        None => Connections { most: 1, is_adaptive: false, is_unclear: false },
     };
     let first = stream.map(|stream| {
         let is_range = stream.at > 0 || stream.answer.status == 206;
@@ -193,7 +195,7 @@ pub(super) fn tenant_full(order: &Order<'_>, full: Full, whole: u64, what: &str)
 
 /// Several connections need ranges, and something that shows that all of them bring the same version.
 fn connections(order: &Order<'_>, stream: &Stream, bound: &Bound, missing: u64) -> Connections {
-    let one = Connections { most: 1, is_adaptive: false };
+    let one = Connections { most: 1, is_adaptive: false, is_unclear: false };
     let settings = order.ctx.settings;
     let has_ranges = stream.has_ranges();
     let binding = bound.binding();
@@ -205,11 +207,11 @@ fn connections(order: &Order<'_>, stream: &Stream, bound: &Bound, missing: u64) 
     let by_size = u32::try_from(missing / settings.segment_bytes_min.max(1)).unwrap_or(u32::MAX).max(1);
     match order.spec.max_connections {
         0 if has_ranges == Some(true) && missing >= settings.segmented_from_bytes => {
-            Connections { most: settings.connections_auto.clamp(1, by_size), is_adaptive: true }
+            Connections { most: settings.connections_auto.clamp(1, by_size), is_adaptive: true, is_unclear: false }
         }
         0 => one,
         // Without `Accept-Ranges` it is worth trying when it was asked for.
-        most => Connections { most: most.min(by_size), is_adaptive: false },
+        most => Connections { most: most.min(by_size), is_adaptive: false, is_unclear: has_ranges.is_none() },
     }
 }
 

@@ -190,7 +190,7 @@ pub(super) async fn probe(order: &Order<'_>, source: usize, held: &mut Held, log
                 let message = "the source has something else than what is held of another, which is kept";
                 return Err(Failure::retryable(FailureReason::ContentChanged, message).into());
             }
-            Verdict::Begin(why) => return Ok(begun(order, source, stream, why.or(held.dropped.take()), log)),
+            Verdict::Begin(why) => return Ok(begun(order, source, held, stream, why, log)),
         }
     }
 }
@@ -219,7 +219,16 @@ fn note_join(log: &mut Log, admitted: &Admitted, stream: &Stream, ask: &Ask) {
 }
 
 /// The answer is taken from the start.
-fn begun(order: &Order<'_>, source: usize, mut stream: Stream, why: Option<Why>, log: &mut Log) -> Probe {
+fn begun(
+    order: &Order<'_>,
+    source: usize,
+    held: &mut Held,
+    mut stream: Stream,
+    why: Option<Why>,
+    log: &mut Log,
+) -> Probe {
+    held.note_loss(&order.source_ids[source], order);
+    let why = why.or(held.dropped.take());
     let how = why.map(|why| format!("restarted: {why}")).unwrap_or_default();
     log.note_course(0, why.map(kind_of).unwrap_or_default(), how);
     let start = Start::Fresh(fresh(&mut stream).into());

@@ -8,6 +8,10 @@
 //! the attempt does not count, whatever became of the others ([`Turns::awaits`]). That has no bound, as it has none where a task has
 //! one source, and costs as little: of the others each is asked as often as the task has attempts, after its own backoff. What has a
 //! bound is how long somebody is kept from bringing the file for the sake of one that is paused.
+//!
+//! For the same reason a task does not give up before each source has had as many turns as a task of it alone would have. One that an attempt
+//! left out, or that lost what it had brought to another one, is owed a turn, or all ([`Turns::settle`]). Where no other attempt that counts
+//! follows, those that do not count give what is owed, to one source at a time and to nobody else, so that nobody drops what it brings.
 
 use std::collections::BTreeSet;
 
@@ -71,6 +75,8 @@ pub(super) struct Turns {
     failed: BTreeSet<usize>,
     /// Those whose hosts were paused.
     paused: BTreeSet<usize>,
+    /// The only one that is asked, since it is owed a turn.
+    focus: Option<usize>,
 }
 
 impl Turns {
@@ -86,6 +92,8 @@ impl Turns {
             let was_in_vain = remarks.pauses > 0 && remarks.failures(id) > 0;
             (doubts.is_wrong(id), was_in_vain, holder.is_some_and(|holder| holder != id), !doubts.may_join(id))
         });
+        let focus = facts.focus(&left);
+        left.retain(|source| focus.is_none_or(|focus| focus == *source));
         let were_wrong_before: BTreeSet<usize> = (0..ids.len()).filter(|it| doubts.is_wrong(&ids[*it])).collect();
         Turns {
             left,
@@ -97,6 +105,7 @@ impl Turns {
             counts: false,
             failed: BTreeSet::new(),
             paused: BTreeSet::new(),
+            focus,
         }
     }
 
@@ -116,7 +125,7 @@ impl Turns {
             if let Some(at) = open.or_else(|| may_go.next()) {
                 return Some(self.left.remove(at));
             }
-            if self.wrong_once.is_empty() || self.others_may_follow(facts) {
+            if self.wrong_once.is_empty() || (self.focus.is_none() && self.others_may_follow(facts)) {
                 return None;
             }
             self.left.append(&mut self.wrong_once);
@@ -128,7 +137,7 @@ impl Turns {
     /// this attempt. One that has brought nothing lets those go first that nothing speaks against, and one that has brought
     /// something in vain all but those that were wrong before. Nothing is kept for one that has failed and is not asked again.
     pub(super) fn must_not_begin(&self, source: usize, facts: &Facts<'_>) -> bool {
-        let Some(stored) = facts.stored else { return false };
+        let Some(stored) = facts.stored.filter(|_| self.focus != Some(source)) else { return false };
         let (id, holder) = (&facts.ids[source], &stored.binding.source);
         // What is wrong, or cannot be gone on with, is worth nothing.
         if id == holder || facts.remarks.doubts.is_wrong(holder) || !facts.goes_on(holder) {
@@ -163,6 +172,32 @@ impl Turns {
             let is_hopeful = !doubts.is_wrong_again(id) && facts.failures(id) < facts.tries_max;
             (is_hopeful && !(doubts.is_wrong(id) && self.counts)) || self.failed.is_empty()
         })
+    }
+
+    /// The attempt counts, unless a turn is owed: notes who has missed one, or has had one that it was owed. `follows`: another attempt
+    /// that counts. `is_gone`: what failed last is not worth asking again. Returns who is owed turns, and how many; `None`: the attempt counts.
+    pub(super) fn settle(
+        &self,
+        facts: &Facts<'_>,
+        is_gone: bool,
+        follows: bool,
+        remarks: &mut Remarks,
+    ) -> Option<(usize, u32)> {
+        let has_had_it = |it: &usize| self.failed.contains(it) && !self.wrong_once.contains(it);
+        let missed = (0..facts.ids.len()).filter(|it| !has_had_it(it) && facts.may_be_owed(&facts.ids[*it]));
+        match self.focus.map(|focus| &facts.ids[focus]) {
+            None => missed.for_each(|source| remarks.owe(&facts.ids[source], 1, facts.tries_max)),
+            Some(id) if is_gone => remarks.owe_nothing(id),
+            Some(id) if !follows => remarks.note_turn(id),
+            Some(_) => {}
+        }
+        if follows {
+            return None;
+        }
+        let owed = facts.ids.iter().map(|id| if facts.may_be_owed(id) { remarks.owed(id) } else { 0 });
+        let next = owed.enumerate().find(|(_, turns)| *turns > 0)?;
+        remarks.gives_what_is_owed = true;
+        Some(next)
     }
 
     /// Whether somebody was asked, and failed.
@@ -229,8 +264,15 @@ impl Turns {
     }
 
     fn waits(&self, source: usize, facts: &Facts<'_>) -> bool {
+        if self.focus == Some(source) {
+            return false;
+        }
         if self.is_kept_back(source, facts) {
             return true;
+        }
+        if facts.is_gone(source) {
+            let may_go = |other: &usize| !facts.is_gone(*other) && !self.is_kept_back(*other, facts);
+            return self.awaits(facts) || self.left.iter().any(may_go);
         }
         let was_wrong = |other: &usize| self.were_wrong_before.contains(other);
         let mut fresh = self.left.iter().filter(|other| !was_wrong(other) && !facts.rests(&facts.ids[**other]));
@@ -240,7 +282,11 @@ impl Turns {
         }
         let has_had_its_tries = facts.remarks.doubts.is_wrong_again(&facts.ids[source]);
         // Those that rest go before it, unless they let another one go before them.
-        let is_other_left = if self.awaits(facts) { fresh.next().is_some() } else { !self.left.iter().all(was_wrong) };
+        let is_other_left = if self.awaits(facts) {
+            fresh.next().is_some()
+        } else {
+            self.left.iter().any(|other| !was_wrong(other) && !facts.is_gone(*other))
+        };
         is_other_left || self.keeps_for_paused(facts) || (has_had_its_tries && self.others_may_follow(facts))
     }
 
@@ -262,6 +308,26 @@ impl Turns {
 }
 
 impl Facts<'_> {
+    /// The only source that is asked: one that is owed a turn, where the attempts that count are over. First the one whose bytes are held.
+    fn focus(&self, order: &[usize]) -> Option<usize> {
+        let is_owed = |source: &&usize| {
+            let id = &self.ids[**source];
+            self.remarks.owed(id) > 0 && self.may_be_owed(id)
+        };
+        order.iter().filter(|_| self.remarks.gives_what_is_owed).find(is_owed).copied()
+    }
+
+    /// Whether a source is owed turns at all: one whose file was wrong twice is not.
+    fn may_be_owed(&self, id: &str) -> bool {
+        !self.remarks.doubts.is_wrong_again(id) && self.failures(id) < u32::MAX
+    }
+
+    /// Whether a source has failed for good while another one was waited for.
+    fn is_gone(&self, source: usize) -> bool {
+        let id = &self.ids[source];
+        self.rests(id) && self.failures(id) == u32::MAX
+    }
+
     /// Whether the source of this id could go on with what is held, as far as can be told before it is asked.
     fn goes_on(&self, id: &str) -> bool {
         self.stored.is_some() && first_ask(self.stored, id, self.has_digest).range.is_some()
@@ -442,9 +508,45 @@ mod tests {
             asked.push(source);
             turns.failed(source, &cut(), false, 0, &facts);
         }
-        assert_eq!((asked, turns.awaits(&facts)), (vec![2, 0, 1], false));
+        assert_eq!((asked, turns.awaits(&facts)), (vec![2, 1, 0], false), "last the one that has failed for good");
         let late = Facts { now: Timestamp(3_000_000), ..facts };
         assert_eq!(Turns::new(&late).next(&late, |_| false), Some(2), "also where the backoff of another is over");
+    }
+
+    #[test]
+    fn one_that_is_gone_goes_behind_one_that_was_wrong_once() {
+        let (ids, mut remarks) = (["a", "b"].map(String::from), Remarks::default());
+        remarks.doubts.note_wrong("a");
+        remarks.note_gone("b");
+        remarks.pauses = 1;
+        let facts = facts(&ids, None, &remarks);
+        let mut turns = Turns::new(&facts);
+        assert_eq!([turns.next(&facts, |_| false), turns.next(&facts, |_| false)], [Some(0), Some(1)]);
+    }
+
+    /// The second of two sources is kept from what the first has brought, which is cut in each of two attempts.
+    #[test]
+    fn who_was_left_out_has_its_turns_before_the_task_gives_up() {
+        let (ids, stored, mut remarks) = (["a", "b"].map(String::from), held(), Remarks::default());
+        let cut_first = |is_last: bool, remarks: &mut Remarks| {
+            let before = remarks.clone();
+            let facts = Facts { is_last, tries_max: 2, ..facts(&ids, Some(&stored), &before) };
+            let mut turns = Turns::new(&facts);
+            let asked = turns.next(&facts, |_| false);
+            turns.failed(asked.unwrap(), &cut(), true, 3, &facts);
+            (asked, turns.settle(&facts, false, !is_last, remarks))
+        };
+        assert_eq!(cut_first(false, &mut remarks), (Some(0), None), "it counts, and another follows");
+        assert_eq!((remarks.owed("a"), remarks.owed("b")), (0, 1));
+        let mut gone = remarks.clone();
+        assert_eq!(cut_first(true, &mut remarks), (Some(0), Some((1, 2))), "both turns are owed now");
+        // To it alone, and nothing is kept from it.
+        assert_eq!(cut_first(true, &mut remarks), (Some(1), Some((1, 1))));
+        assert_eq!(cut_first(true, &mut remarks), (Some(1), None), "it has had them");
+        assert_eq!(cut_first(true, &mut remarks).0, Some(0));
+        // Nothing is owed to one of which every file was wrong.
+        (0..2).for_each(|_| gone.doubts.note_wrong("b"));
+        assert_eq!(cut_first(true, &mut gone), (Some(0), None));
     }
 
     /// A source that goes on with what it has brought is not kept from it, and keeps others from it until it has had its tries.

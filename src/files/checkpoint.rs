@@ -8,8 +8,10 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::files::binding::Stored;
 use crate::files::claims::Claim;
@@ -42,6 +44,49 @@ pub(super) struct Place {
     epoch: AtomicU64,
     /// Held while a checkpoint is written or removed. Waits for the device, so only the blocking pool takes it.
     saving: Mutex<()>,
+}
+
+/// What tells the file of a part from one that somebody puts in its place. Its number alone does not, since a file system gives that of a
+/// removed file to the next one. The number of the device is none of it: some file systems have another one after each mount.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct FileId {
+    inode: u64,
+    /// When it was made, in nanoseconds; 0 where the file system does not know.
+    born: u64,
+}
+
+impl FileId {
+    fn of(file: &File) -> Option<FileId> {
+        let metadata = file.metadata().ok()?;
+        let born = metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok());
+        let born = born.and_then(|born| u64::try_from(born.as_nanos()).ok()).unwrap_or_default();
+        Some(FileId { inode: metadata.ino(), born })
+    }
+
+    fn is_other_than(self, of: FileId) -> bool {
+        self.inode != of.inode || (self.born != of.born && self.born != 0 && of.born != 0)
+    }
+}
+
+/// A checkpoint as it is on the disk.
+#[derive(Serialize, Deserialize)]
+struct Written<S> {
+    #[serde(flatten)]
+    stored: S,
+    /// The file that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    file: Option<FileId>,
+}
+
+/// What lies beside a part that is opened.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    /// Whether there is a checkpoint.
+    pub(super) has_meta: bool,
+    /// What it claims, if it can be believed.
+    pub(super) stored: Option<Stored>,
+    /// It is of another file than the one that has the name of the part.
+    pub(super) is_of_other: bool,
 }
 
 /// Why a checkpoint was not made.
@@ -164,6 +209,11 @@ impl Place {
         }
     }
 
+    /// Whether a name leads to the file of this part.
+    pub(super) fn is_at(&self, name: &str) -> io::Result<bool> {
+        self.home().leads_to(name, self.disk.file())
+    }
+
     /// What checkpoints claim that were announced before is not true any more.
     pub(super) fn outdate_saves(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
@@ -179,7 +229,7 @@ impl Place {
 
     fn write_claim(&self, stored: &Stored) -> io::Result<()> {
         let temporary = meta_draft_name(&self.key);
-        let json = serde_json::to_vec(stored)?;
+        let json = serde_json::to_vec(&Written { stored, file: FileId::of(self.disk.file()) })?;
         let folder = self.home();
         let file = folder.open_with(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
         let written = file.write_all_at(&json, 0).and_then(|()| folder.rename(&temporary, &meta_name(&self.key)));
@@ -231,23 +281,28 @@ impl Place {
 }
 
 /// Whether there is a checkpoint, and what it claims, if it can be believed: bytes that the file does not have make it
-/// void.
-pub(super) fn load(folder: &Folder, key: &str, file: &File) -> (bool, Option<Stored>) {
+/// void. Of what another file holds only a digest of the whole can tell whether it is what is claimed. So it does not fail where
+/// a file system numbers its files anew, and the bytes of somebody else are never taken for those that came.
+pub(super) fn load(folder: &Folder, key: &str, file: &File) -> Loaded {
     let meta = match folder.open(&meta_name(key)) {
         Ok(Some(meta)) => meta,
-        Ok(None) => return (false, None),
+        Ok(None) => return Loaded::default(),
         // It cannot be read, and must not outlive the bytes that it may claim.
-        Err(_) => return (true, None),
+        Err(_) => return Loaded { has_meta: true, ..Loaded::default() },
     };
-    let mut stored: Option<Stored> = serde_json::from_reader(io::BufReader::new(meta)).ok();
+    let written: Option<Written<Stored>> = serde_json::from_reader(io::BufReader::new(meta)).ok();
+    let of = written.as_ref().and_then(|written| written.file);
+    let is_of_other = of.is_some_and(|of| FileId::of(file).is_some_and(|file| file.is_other_than(of)));
+    let mut stored = written.map(|written| written.stored);
     if let Some(stored) = &mut stored {
+        stored.binding.is_pieced |= is_of_other;
         // Whoever wrote it: a name that an origin suggests never leads out of its directory.
         let name = &mut stored.binding.suggested_name;
         *name = names::sanitize(name).unwrap_or_default();
     }
     let length = file.metadata().map_or(0, |metadata| metadata.len());
     let fits = |stored: &Stored| stored.ranges.end() <= length.min(stored.binding.version.total.unwrap_or(u64::MAX));
-    (true, stored.filter(fits))
+    Loaded { has_meta: true, stored: stored.filter(fits), is_of_other }
 }
 
 /// The name of the part of a key.

@@ -122,13 +122,28 @@ impl Commit {
                 let _ = place.home().remove(&left);
             }
         }
+        // What was hashed is what gets the name, and not a file that somebody has put in its place.
+        if place.is_named() && !place.is_at(&part_name(&place.key)).map_err(fail)? {
+            return Err(replaced(place));
+        }
         let name = give_name(place, &self.name, &self.taken, &self.record, self.is_of_task)?;
+        if place.is_named() && !place.is_at(&name).map_err(fail)? {
+            // Put there between the look and the rename.
+            let _ = place.home().rename_to_free(&name, &part_name(&place.key));
+            return Err(replaced(place));
+        }
         if self.durability == Durability::Full {
             place.root.sync_folder(&place.home()).map_err(fail)?;
         }
         place.remove_meta().map_err(fail)?;
         Ok(Committed { path: place.folder.path_of(&name), created, record: self.record })
     }
+}
+
+fn replaced(place: &Place) -> Failure {
+    let path = place.folder.path_of(&part_name(&place.key));
+    let message = format!("somebody has put another file in the place of `{path}`, so what was downloaded is gone");
+    Failure::retryable(FailureReason::Io, message)
 }
 
 fn give_name(place: &Place, name: &str, taken: &Taken, record: &Record, is_of_task: bool) -> Result<String, Failure> {

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::files::binding::Stored;
-use crate::files::checkpoint::{Place, load, meta_draft_name, meta_name, part_name};
+use crate::files::checkpoint::{Loaded, Place, load, meta_draft_name, meta_name, part_name};
 use crate::files::claims::Claim;
 use crate::files::disk::Disk;
 use crate::files::error::{blocking, failure};
@@ -110,7 +110,7 @@ impl Part {
             let name = part_name(key.name);
             match handle.open_with(&name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL) {
                 Ok(file) if !key.is_shared || lock(&handle, key, &file)? => {
-                    return Ok(Part::of(root, handle, key, file, claim, (false, None), true));
+                    return Ok(Part::of(root, handle, key, file, claim, Loaded::default(), true));
                 }
                 // Another process has used it up between the two calls.
                 Ok(_) => {}
@@ -174,8 +174,9 @@ impl Part {
             // linked, as some backups do, is as good as before.
             let is_linked = file.metadata().map_err(|error| fail(&error))?.nlink() > 1;
             let loaded = load(folder, key.name, &file);
-            // Nothing says that one without a checkpoint is haul's own, and what it holds would be overwritten under its other name.
-            if is_linked && (loaded.1.is_none() || may_be_finished(&file, key.name)) {
+            // Nothing says that one without a checkpoint is haul's own, and what it holds would be overwritten under its other name. Nor
+            // does that of another file.
+            if is_linked && (loaded.stored.is_none() || loaded.is_of_other || may_be_finished(&file, key.name)) {
                 folder.remove(&name).map_err(|error| fail(&error))?;
                 return Ok(Err(claim));
             }
@@ -192,12 +193,12 @@ impl Part {
         key: PartKey<'_>,
         file: File,
         claim: Claim,
-        (has_meta, stored): (bool, Option<Stored>),
+        loaded: Loaded,
         is_new: bool,
     ) -> Part {
         let disk = Disk::new(file, root.faults());
-        let place = Place::new(Arc::clone(root), folder, key.name, disk, claim, has_meta, None);
-        Part { place: Arc::new(place), stored, is_new, is_noted: true }
+        let place = Place::new(Arc::clone(root), folder, key.name, disk, claim, loaded.has_meta, None);
+        Part { place: Arc::new(place), stored: loaded.stored, is_new, is_noted: true }
     }
 
     pub(super) fn kept(place: Arc<Place>, stored: Stored) -> Part {

@@ -20,6 +20,19 @@ pub struct Remarks {
     /// Sources that failed in attempts that did not count.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     failed: Vec<Failed>,
+    /// Turns that sources are owed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    owed: Vec<Owed>,
+    /// The attempts that count are over, and those to come are for what is owed.
+    #[serde(skip_serializing_if = "is_default")]
+    pub gives_what_is_owed: bool,
+}
+
+/// How many turns a source has missed, by what recognises it in what is kept on the disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Owed {
+    source: String,
+    turns: u32,
 }
 
 /// How a source failed, by what recognises it in what is kept on the disk.
@@ -58,14 +71,50 @@ impl Remarks {
         self.put(source, self.failures(source).saturating_add(1), until);
     }
 
+    /// How many turns a source is owed.
+    pub fn owed(&self, source: &str) -> u32 {
+        self.owed.iter().find(|owed| owed.source == source).map_or(0, |owed| owed.turns)
+    }
+
+    /// A source is owed so many turns more, and never more than `most`.
+    pub fn owe(&mut self, source: &str, turns: u32, most: u32) {
+        self.set_owed(source, self.owed(source).saturating_add(turns).min(most));
+    }
+
+    /// A source has had one of the turns that it was owed.
+    pub fn note_turn(&mut self, source: &str) {
+        self.set_owed(source, self.owed(source).saturating_sub(1));
+    }
+
+    /// A source is owed nothing any more.
+    pub fn owe_nothing(&mut self, source: &str) {
+        self.set_owed(source, 0);
+    }
+
+    /// An attempt counts. Those are few, so that a source may fail between two of them as often as before the first; but for one
+    /// that has failed for good.
+    pub fn note_count(&mut self) {
+        self.pauses = 0;
+        self.failed.retain(|failed| failed.times == u32::MAX);
+    }
+
     /// No attempt follows, and one that somebody asks for later begins with fresh tries.
     pub fn forget_failures(&mut self) {
         self.pauses = 0;
         self.failed.clear();
+        self.owed.clear();
+        self.gives_what_is_owed = false;
     }
 
     fn failure(&self, source: &str) -> Option<&Failed> {
         self.failed.iter().find(|failed| failed.source == source)
+    }
+
+    fn set_owed(&mut self, source: &str, turns: u32) {
+        self.owed.retain(|owed| owed.source != source);
+        if turns > 0 && self.owed.len() < SOURCES_MAX {
+            self.owed.push(Owed { source: source.to_owned(), turns });
+        }
     }
 
     fn put(&mut self, source: &str, times: u32, until: Timestamp) {
@@ -92,8 +141,29 @@ mod tests {
         assert_eq!((remarks.rests_until("a"), remarks.rests_until("d")), (Some(Timestamp(3)), None));
         let text = serde_json::to_string(&remarks).unwrap();
         assert_eq!(serde_json::from_str::<Remarks>(&text).unwrap(), remarks);
+        remarks.note_count();
+        assert_eq!(["a", "b", "c", "d"].map(|it| remarks.failures(it)), [0, 0, u32::MAX, 0]);
         (0..1000).for_each(|nth| remarks.note_failure(&nth.to_string(), Timestamp(nth)));
         assert_eq!((remarks.failed.len(), remarks.failures("999")), (SOURCES_MAX, 1));
+        remarks.forget_failures();
+        assert!(remarks.is_empty());
+    }
+
+    #[test]
+    fn what_is_owed_is_bounded_and_outlives_a_restart() {
+        let mut remarks = Remarks::default();
+        (0..9).for_each(|_| remarks.owe("a", 1, 5));
+        remarks.owe("b", 2, 5);
+        remarks.note_turn("b");
+        remarks.owe("c", 5, 5);
+        remarks.owe_nothing("c");
+        assert_eq!(["a", "b", "c"].map(|it| remarks.owed(it)), [5, 1, 0]);
+        let text = serde_json::to_string(&remarks).unwrap();
+        assert_eq!(serde_json::from_str::<Remarks>(&text).unwrap(), remarks);
+        remarks.note_count();
+        assert_eq!(remarks.owed("a"), 5);
+        (0..1000).for_each(|nth| remarks.owe(&nth.to_string(), 1, 5));
+        assert_eq!(remarks.owed.len(), SOURCES_MAX);
         remarks.forget_failures();
         assert!(remarks.is_empty());
     }

@@ -69,6 +69,13 @@ struct Asked {
 }
 
 impl Names {
+    /// A look-up is over. Another one of the same name, which was begun after this one was given up, stays.
+    fn forget(&mut self, key: &(TenantNo, Box<str>), has_begun: &Arc<AtomicBool>) {
+        if self.asked.get(key).is_some_and(|asked| Arc::ptr_eq(&asked.has_begun, has_begun)) {
+            self.asked.remove(key);
+        }
+    }
+
     fn learn(&mut self, name: &str, addresses: &Arc<[IpAddr]>) {
         if self.known.len() >= NAMES_MAX {
             self.known.retain(|_, (_, since)| since.elapsed() < KEPT);
@@ -157,8 +164,10 @@ impl Resolver {
         let look_up = async move {
             let place = places.take(key.0).await;
             let (known, asked) = (Arc::clone(&names), key.clone());
+            // Before a thread has it: from here on it goes on to its end, also where nobody waits for it any more.
+            has_begun.store(true, Ordering::Relaxed);
+            let begun = Arc::clone(&has_begun);
             let ask = move || {
-                has_begun.store(true, Ordering::Relaxed);
                 // As long as the system takes, also where nobody waits for it any more.
                 let _place = place;
                 let answer = judge(system(&asked.1));
@@ -167,7 +176,7 @@ impl Resolver {
                 if let Ok(addresses) = &answer {
                     names.learn(&asked.1, addresses);
                 }
-                drop(names.asked.remove(&asked));
+                names.forget(&asked, &begun);
                 answer
             };
             // It panics where the system starts no thread.
@@ -176,7 +185,7 @@ impl Resolver {
                 Err(_) => Err("the system cannot start another thread"),
             };
             answer.unwrap_or_else(|why| {
-                drop(lock(&names).asked.remove(&key));
+                lock(&names).forget(&key, &has_begun);
                 Err(Arc::from(why))
             })
         };

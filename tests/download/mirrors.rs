@@ -573,3 +573,23 @@ async fn a_wrong_source_is_known_after_an_attempt_that_was_broken_off() {
         assert_eq!((rig.read("job/f"), rig.ranges("/f")), (right.bytes(), vec!["-".to_owned()]));
     }
 }
+
+/// Of a run that a person broke off nothing stays that holds no byte.
+#[tokio::test]
+async fn a_run_that_is_broken_off_leaves_no_empty_part() {
+    let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+    rig.part_is_shared = true;
+    rig.origin.object("/f", Object::new(9, SIZE / 2));
+    let stop = rig.stop.clone();
+    rig.origin.handle("/m", move |_| {
+        stop.cancel();
+        Reply::hang()
+    });
+    let mut spec = rig.spec("/f");
+    spec.mirrors = vec![rig.origin.url("/m")];
+    spec.max_connections = 1;
+    spec.checksums = vec![checksum(Algorithm::Sha256, &right.bytes())];
+    let (end, report) = rig.attempt(&spec).await;
+    assert!(matches!(end, AttemptEnd::Stopped), "{end:?} {report:?}");
+    assert!(rig.listing().iter().all(|name| name == "job"), "{:?}", rig.listing());
+}

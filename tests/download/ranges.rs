@@ -214,7 +214,7 @@ async fn an_error_for_each_range_does_not_keep_the_file_from_coming() {
     let again = Rig::new();
     std::fs::create_dir_all(again.path("job")).unwrap();
     for name in [".haul-0-1.part", ".haul-0-1.meta"] {
-        std::fs::copy(rig.path("job").join(name), again.path("job").join(name)).unwrap();
+        std::fs::rename(rig.path("job").join(name), again.path("job").join(name)).unwrap();
     }
     let (result, report) = again.done(&spec).await;
     assert_eq!(report.resume, "continued at 100000: the origin sends no usable range, so what is before came again");

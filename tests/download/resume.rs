@@ -305,3 +305,77 @@ fn gzip_of(bytes: &[u8]) -> Vec<u8> {
     all.extend(u32::from(length).to_le_bytes());
     all
 }
+
+/// Puts another file in the place of the part. The old one is kept for as long as the result, so that its number is not used again.
+fn replace_part(part: &std::path::Path, bytes: &[u8]) -> std::fs::File {
+    let old = std::fs::File::open(part).unwrap();
+    std::fs::remove_file(part).unwrap();
+    std::fs::write(part, bytes).unwrap();
+    old
+}
+
+/// Of what another file holds nothing proves that it is what came, but a digest of the whole.
+#[tokio::test]
+async fn a_part_that_somebody_has_replaced_is_not_taken_for_ours() {
+    let (object, other) = (Object::new(1, SIZE), Object::new(9, SIZE));
+    for (has_digest, is_same) in [(false, false), (false, true), (true, false), (true, true)] {
+        for is_number_used_again in [false, true] {
+            let (rig, mut spec) = held(&object).await;
+            if has_digest {
+                spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
+            }
+            let bytes = if is_same { object.slice(0..CUT) } else { other.slice(0..CUT) };
+            let old = replace_part(&rig.path("job/.haul-0-1.part"), &bytes);
+            if is_number_used_again {
+                drop(old);
+                replace_part(&rig.path("job/.haul-0-1.part"), &bytes);
+            }
+            let (_, report) = rig.done(&spec).await;
+            assert_eq!(rig.read("job/f"), object.bytes(), "{has_digest} {is_same}");
+            let goes_on = report.resume_kind == ResumeKind::Continued;
+            assert_eq!(goes_on, has_digest && is_same, "{has_digest} {is_same}: {report:?}");
+            assert_eq!(rig.listing(), ["job", "job/f"]);
+        }
+    }
+}
+
+/// What is hashed is what gets the name.
+#[tokio::test]
+async fn a_part_that_somebody_replaces_while_it_is_open_does_not_become_the_file() {
+    let object = Object::new(1, SIZE);
+    for has_digest in [false, true] {
+        let (rig, mut spec) = held(&object).await;
+        if has_digest {
+            spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
+        }
+        let (served, part) = (object.clone(), rig.path("job/.haul-0-1.part"));
+        rig.origin.handle("/f", move |request| {
+            if request.nth == 1 {
+                replace_part(&part, &vec![7; SIZE as usize]);
+            }
+            served.respond(request)
+        });
+        let (failure, _) = rig.failed(&spec).await;
+        assert_eq!((failure.reason, failure.retryable), (FailureReason::Io, true), "{failure}");
+        assert!(failure.message.contains("somebody has put another file in the place of"), "{failure}");
+        assert!(!rig.path("job/f").exists());
+        rig.done(&spec).await;
+        assert_eq!(rig.read("job/f"), object.bytes());
+        assert_eq!(rig.listing(), ["job", "job/f"]);
+    }
+}
+
+/// A part that somebody has replaced by another name of a file of theirs is not written to.
+#[tokio::test]
+async fn a_file_that_somebody_has_linked_in_the_place_of_a_part_is_not_touched() {
+    let object = Object::new(1, SIZE);
+    let (rig, mut spec) = held(&object).await;
+    spec.checksums = vec![checksum(Algorithm::Sha256, &object.bytes())];
+    let (part, theirs) = (rig.path("job/.haul-0-1.part"), rig.path("theirs"));
+    std::fs::write(&theirs, vec![7; SIZE as usize]).unwrap();
+    std::fs::remove_file(&part).unwrap();
+    std::fs::hard_link(&theirs, &part).unwrap();
+    rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert_eq!(rig.read("theirs"), vec![7; SIZE as usize]);
+}

@@ -419,3 +419,23 @@ async fn what_came_while_a_permit_was_waited_for_is_not_asked_for_again() {
     assert!(network.permits.load(Ordering::SeqCst) >= 3, "one was waited for");
     assert_eq!(*network.asked.lock().unwrap(), ["-", "bytes=30000-"]);
 }
+
+/// Whether an origin has ranges that does not say so is found out by one connection, and not by each of them twice.
+#[tokio::test]
+async fn an_origin_without_ranges_is_asked_for_one_range_at_most() {
+    for has_tag in [true, false] {
+        let (rig, object) = (Rig::new(), Object::new(1, 3_000_000).no_ranges());
+        let object = if has_tag { object } else { object.no_etag().no_last_modified() };
+        let served = object.clone();
+        rig.origin.handle("/f", move |request| served.respond(request).bytes_per_second(20_000_000));
+        let spec = DownloadSpec {
+            max_connections: 4,
+            checksums: vec![checksum(Algorithm::Sha256, &object.bytes())],
+            ..rig.spec("/f")
+        };
+        rig.done(&spec).await;
+        assert_eq!(rig.read("job/f"), object.bytes());
+        let asked = rig.ranges("/f");
+        assert!(asked.len() <= 2, "{asked:?}");
+    }
+}
