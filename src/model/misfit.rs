@@ -19,6 +19,10 @@ const WORDS: [(&str, &str); 12] = [
 /// Returns what a value must be, where the message of a parser is that it is something else. What was given is left out: it may be
 /// a secret in the wrong place.
 pub fn wanted(message: &str) -> Option<String> {
+    // What is one of a few words may be a table to the parser, too.
+    if message == "wanted string or table" {
+        return Some("a string".to_owned());
+    }
     let is_of_type = message.starts_with("invalid type: ") || message.starts_with("invalid value: ");
     let (_, wanted) = message.rsplit_once(", expected ").filter(|_| is_of_type)?;
     let wanted = wanted.rsplit_once(" at line ").map_or(wanted, |(wanted, _)| wanted);

@@ -23,7 +23,7 @@ pub enum OpenError {
         path.display()
     )]
     Unwritable { path: PathBuf, error: io::Error },
-    #[error("the database `{}` cannot be read ({error}); give this user the right to", path.display())]
+    #[error("`{}` cannot be read ({error}); give this user the right to", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
     #[error("`{}` is in the place of a file of the data directory and is none; move it away, or choose another `--data-dir`", path.display())]
     Special { path: PathBuf },
