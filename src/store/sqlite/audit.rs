@@ -123,10 +123,7 @@ async fn findings(conn: &mut SqliteConnection, dir: &Path, roots: &RootKeys) -> 
     sqlx::query("BEGIN").execute(&mut *conn).await.map_err(failed)?;
     let found = questions(conn, dir).await;
     let mut found = found.map_err(|error| OpenError::Unread { path: path(), error })?;
-    match keys {
-        Err(error @ (OpenError::Key { .. } | OpenError::WrongKey { .. })) => found.push(error.to_string()),
-        keys => keys?,
-    }
+    found.extend(keys.err().map(|error| error.to_string()));
     Ok(found)
 }
 
