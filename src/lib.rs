@@ -1,7 +1,7 @@
 //! haul: durable fetch and download jobs over gRPC.
 //!
 //! The modules in reading order. Words: [`model`] is the vocabulary and every decision over it, [`pb`] the generated
-//! contract, whose messages [`codec`] reads, from JSON [`protojson`]; [`middleware`] is how anything stands around a call. Ports: [`clock`], [`store`], [`net`], [`files`], [`limits`] and [`listen`] are the outside world, each behind a small
+//! contract, whose messages [`codec`] reads, from JSON [`protojson`]; [`middleware`] is how anything stands around a call, [`named_file`] how a file is opened that a setting names. Ports: [`clock`], [`store`], [`net`], [`files`], [`limits`] and [`listen`] are the outside world, each behind a small
 //! type. Work: [`fetch`] and [`download`] are one attempt each, [`engine`] owns all that runs. Faces: [`imports`] makes tasks of lists, [`api`] speaks
 //! gRPC, [`rest`] HTTP and JSON, [`web`] joins them on one listener, [`server`] is the life of the process, [`cli`] the command line, [`config`] its settings, [`telemetry`] its log.
 //!
@@ -10,6 +10,7 @@
 pub mod codec;
 pub mod middleware;
 pub mod model;
+pub mod named_file;
 pub mod pb;
 pub mod protojson;
 

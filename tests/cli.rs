@@ -8,6 +8,7 @@ mod support;
 
 mod cli {
     mod checking;
+    mod checks;
     mod choosing;
     mod clients;
     mod feeding;
@@ -17,7 +18,9 @@ mod cli {
     mod mistakes;
     mod readme;
     mod reference;
+    mod rights;
     mod screens;
     mod terminal;
     mod top;
+    mod words;
 }

@@ -275,7 +275,10 @@ fn patch(wish: &pb::Limits, paths: &[(usize, String)], v: &mut Violations) -> Li
             }
             "bytes_per_second" => patch.bytes_per_second = Some(wish.bytes_per_second),
             "hosts" => patch.hosts = Some(hosts(&wish.hosts, v)),
-            _ => v.add(format!("update_mask.paths[{index}]"), format!("unknown field `{}` of Limits", shown(path))),
+            _ => v.add(
+                format!("update_mask.paths[{index}]"),
+                format!("is `{}`, which is not a field of Limits", shown(path)),
+            ),
         }
     }
     patch

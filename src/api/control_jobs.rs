@@ -82,7 +82,7 @@ fn action(request: &pb::ControlJobsRequest, v: &mut Violations) -> Action {
         Ok(pb::JobAction::Retry) => Action::Retry,
         Ok(pb::JobAction::Delete) => Action::Delete { with_files: request.delete_files },
         Ok(pb::JobAction::Unspecified) | Err(_) => {
-            v.add("action", "must be one of JOB_ACTION_PAUSE, _RESUME, _CANCEL, _RETRY, _DELETE");
+            v.add("action", "must be one of JOB_ACTION_PAUSE, JOB_ACTION_RESUME, JOB_ACTION_CANCEL, JOB_ACTION_RETRY and JOB_ACTION_DELETE");
             return Action::Pause;
         }
     };

@@ -16,6 +16,8 @@ use crate::cli::patience::Patience;
 use crate::cli::term::screen;
 use crate::cli::term::words;
 use crate::imports::Kind;
+use crate::model::text::plain;
+use crate::pb;
 
 /// URLs of tasks, and what the tasks do.
 #[derive(Debug, Args)]
@@ -102,15 +104,42 @@ pub(crate) async fn add(
         Format::Json => json::print("haul.v1.AddTasksResponse", answer),
         Format::Text => Ok(()),
     };
-    feed(client, job_id, kind, entries, patience, print).await.map_err(|cut| {
-        let rest = if cut.is_closed {
-            String::new()
-        } else {
-            format!("; when the cause is gone, `haul add {job_id}` with the same list adds the rest{then}")
-        };
-        let text = format!("{}\n{}{rest}", cut.error, added(&cut.fed));
-        if cut.error.is::<Usage>() { Usage(text).into() } else { anyhow::Error::msg(text) }
-    })
+    let cut = match feed(client, job_id, kind, entries, patience, print).await {
+        Ok(fed) => return Ok(fed),
+        Err(cut) => cut,
+    };
+    let ended = if cut.is_closed { ended(client, job_id).await } else { None };
+    let rest = if cut.is_closed {
+        String::new()
+    } else {
+        format!("; when the cause is gone, `haul add {job_id}` with the same list adds the rest{then}")
+    };
+    let why = ended.unwrap_or_else(|| cut.error.to_string());
+    let text = format!("{why}\n{}{rest}", added(&cut.fed));
+    Err(if cut.error.is::<Usage>() { Usage(text).into() } else { anyhow::Error::msg(text) })
+}
+
+/// Says how a job ended that takes no more tasks because of it; `None`: it was sealed, is gone, or cannot be asked for.
+async fn ended(client: &Client, job_id: &str) -> Option<String> {
+    let request = pb::GetJobRequest { job_id: job_id.to_owned(), ..Default::default() };
+    let job = client.jobs().get_job(request).await.ok()?.into_inner().job?;
+    let state = match job.state() {
+        pb::JobState::Failed => "FAILED",
+        pb::JobState::Cancelled => "CANCELLED",
+        _ => return None,
+    };
+    let failure = job.failure.unwrap_or_default();
+    let task = failure.task_index.map(|index| format!("task {index}: ")).unwrap_or_default();
+    let counted = job.group.is_none_or(|group| group.mode() != pb::GroupMode::Collect && group.max_failures == 0);
+    let then = if counted && failure.task_index.is_some() {
+        "; with `--mode collect` a job goes on when a task fails"
+    } else {
+        ""
+    };
+    Some(format!(
+        "job `{job_id}` has ended, {state} ({task}{}), and takes no more tasks{then}",
+        plain(&failure.message)
+    ))
 }
 
 /// `1,234 tasks are in the job, from index 0 on`.

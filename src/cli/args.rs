@@ -86,6 +86,19 @@ pub(crate) enum TokenSource {
     Text(Secret),
 }
 
+/// The variables of the environment that clients of a server read.
+const VARIABLES: [&str; 7] =
+    ["HAUL_SERVER", "HAUL_TOKEN", "HAUL_TOKEN_FILE", "HAUL_TENANT", "HAUL_CA", "HAUL_CERT", "HAUL_CERT_KEY"];
+
+/// Fails where a variable holds bytes that are no text: it would be taken as not set, and another server or caller be meant.
+pub(crate) fn check_variables() -> Result<(), Usage> {
+    let is_wrong = |name: &&&str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
+    match VARIABLES.iter().find(is_wrong) {
+        Some(name) => Err(Usage(format!("`{name}` is not UTF-8; correct the variable"))),
+        None => Ok(()),
+    }
+}
+
 /// A variable of the environment that says something.
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

@@ -1,6 +1,5 @@
 //! A connection to a server, and what its errors say to a person.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
@@ -15,10 +14,11 @@ use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 use url::{Host, Url};
 
-use crate::cli::args::{Format, Remote, SOCKET, TokenSource, Usage, Where, With};
+use crate::cli::args::{self, Format, Remote, SOCKET, TokenSource, Usage, Where, With};
 use crate::cli::hints::hint;
 use crate::model::secret::{self, Secret};
 use crate::model::text::plain;
+use crate::named_file;
 use crate::pb::access_service_client::AccessServiceClient;
 use crate::pb::admin_service_client::AdminServiceClient;
 use crate::pb::content_service_client::ContentServiceClient;
@@ -175,6 +175,12 @@ impl Client {
             };
         }
         let server = &self.server;
+        if let Some((_, code)) = message.split_once("mapped from HTTP status code ") {
+            return format!(
+                "what answers at `{server}` does not speak gRPC (HTTP status {code}); check that --server names the port of `haul \
+                 serve`"
+            );
+        }
         match status.code() {
             Code::Unavailable if is_refused_connection(status) && is_without_tls(&cause(status)) => {
                 format!("the server at `{server}` does not use TLS; write its address without `https://`")
@@ -223,6 +229,7 @@ fn tuned(endpoint: Endpoint) -> Endpoint {
 
 /// The server of a command, how it prints, and its own arguments.
 pub(crate) fn open<A: clap::Args>(top: &Remote, with: With<A>) -> anyhow::Result<(Client, Format, A)> {
+    args::check_variables()?;
     let (place, format) = with.remote.over(top);
     Ok((Client::new(&place)?, format, with.args))
 }
@@ -273,8 +280,9 @@ fn bearer(source: Option<&TokenSource>, url: &str) -> Result<Option<MetadataValu
     let (text, place) = match source {
         TokenSource::Text(text) => (text.clone(), "HAUL_TOKEN".to_owned()),
         TokenSource::File(path) => {
-            let read = std::fs::read_to_string(path);
-            let text = read.map_err(|error| Usage(format!("`{}` cannot be read ({error})", path.display())))?;
+            let mut text = String::new();
+            let read = named_file::open(path).and_then(|file| file.take(PEM_BYTES_MAX).read_to_string(&mut text));
+            read.map_err(|error| Usage(format!("`{}` cannot be read ({error})", path.display())))?;
             (Secret::new(text), path.display().to_string())
         }
     };
@@ -305,7 +313,7 @@ fn is_loopback(url: &str) -> bool {
 fn tls(place: &Where) -> Result<ClientTlsConfig, Usage> {
     let read = |path: &Path| {
         let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes));
+        let read = named_file::open(path).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut bytes));
         match read {
             Ok(_) if bytes.len() as u64 <= PEM_BYTES_MAX => Ok(bytes),
             Ok(_) => {
@@ -330,6 +338,13 @@ fn tls(place: &Where) -> Result<ClientTlsConfig, Usage> {
 /// The URL that is meant. It holds no secret, since messages name the server.
 fn address(server: &str) -> Result<String, Usage> {
     // A host alone is a server as `haul serve` starts one. A URL has the port of its scheme, as behind a proxy.
+    if !server.is_empty() && server.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(invalid(server, "it is a number, and a port needs a host before it"));
+    }
+    let is_bare = |server: &str| !server.contains(['[', '/']) && server.bytes().filter(|it| *it == b':').count() > 1;
+    if is_bare(server) {
+        return Err(invalid(server, "an address of IPv6 stands in brackets, as in `[::1]:4285`"));
+    }
     let has_port = server.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
     let text = match (server.contains("://"), has_port) {
         (true, _) => server.to_owned(),
@@ -385,7 +400,7 @@ mod tests {
         ] {
             assert_eq!(address(text).unwrap(), url);
         }
-        for text in ["", "http://a:1/x", "a:port", "grpc://a:1"] {
+        for text in ["", "http://a:1/x", "a:port", "grpc://a:1", "4285", "::1", "::1:4285"] {
             assert!(address(text).is_err(), "{text}");
         }
         for text in ["http://u:hidden@a:1", "u:hidden@a:99999", "http://a/?token=hidden", "a#token=hidden", "hidden@a"]

@@ -20,17 +20,40 @@ pub(crate) fn in_lines<'a>(status: &Status, tasks: &str, entry: impl Fn(usize) -
     };
     let violations = status.get_details_bad_request().map(|request| request.field_violations).unwrap_or_default();
     let mut names_task = false;
+    // What an option says of all tasks is refused once, by its name.
+    let options: Vec<(&str, &str)> =
+        violations.iter().filter_map(|it| Some((option(&it.field)?, it.description.as_str()))).collect();
+    let is_of_option = |violation: &tonic_types::FieldViolation| {
+        of_task(&violation.field).is_some_and(|(entry, field)| entry.task.is_none() && !field.ends_with("url"))
+            && options.iter().any(|(_, what)| *what == violation.description)
+    };
     let lines: Vec<String> = violations
         .iter()
+        .filter(|violation| !is_of_option(violation))
         .map(|violation| match of_task(&violation.field) {
             Some((entry, field)) => {
                 names_task = true;
                 said(entry, &field, &violation.description)
             }
-            None => format!("`{}` {}", plain(&violation.field), plain(&violation.description)),
+            None => {
+                let option = option(&violation.field).filter(|_| entry(0).is_some());
+                names_task |= option.is_some();
+                format!("`{}` {}", plain(option.unwrap_or(violation.field.as_str())), plain(&violation.description))
+            }
         })
         .collect();
     names_task.then(|| Usage(lines.join("\n")))
+}
+
+/// Returns the option of `haul submit` that a field of its request is made of.
+fn option(field: &str) -> Option<&'static str> {
+    match field {
+        "job.defaults.http.credential" => Some("--credential"),
+        "job.title" => Some("--title"),
+        "job.directory" => Some("--directory"),
+        labels if labels.starts_with("job.labels") => Some("--label"),
+        _ => None,
+    }
 }
 
 /// What is wrong with an entry, and where that stands.

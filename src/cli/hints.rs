@@ -8,7 +8,9 @@ pub(crate) fn hint(reason: &str, facts: &HashMap<String, String>) -> Option<&'st
     Some(match reason {
         "WRONG_STATE" if is(&["JOB_STATE_SUCCEEDED"]) => "`haul show JOB` shows it",
         "WRONG_STATE" if is(&ENDED) => "`haul retry JOB` runs its failed and cancelled tasks again",
-        "WRONG_STATE" => "`haul cancel JOB` cancels it, `haul wait JOB` waits for its end",
+        "WRONG_STATE" => {
+            "`haul cancel JOB` cancels it, `haul wait JOB` waits for its end, which an open job has only after `haul seal JOB`"
+        }
         "JOB_SEALED" => "`haul show JOB` says whether it has ended, `haul submit` makes another job",
         "JOB_NOT_FOUND" => "`haul list` lists the jobs",
         "TASK_NOT_FOUND" => "`haul tasks JOB` lists its tasks",

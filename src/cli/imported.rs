@@ -149,6 +149,13 @@ fn entry(place: Place, item: Item) -> Result<Entry, ListError> {
             (task, text)
         }
     };
+    if text.is_empty() {
+        let what = match &task.work {
+            None => "the task must say what to do: set `fetch` or `download`",
+            Some(_) => "the task has no URL; set its `url`",
+        };
+        return Err(ListError::Line(place.says(what)));
+    }
     // The server judges what a task is; what names no URL is wrong whatever it is.
     Ok(Entry { url: read(&text)?, place, text, task: Some(Box::new(task)) })
 }

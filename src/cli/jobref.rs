@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::cli::args::Usage;
 use crate::cli::client::Client;
-use crate::model::text::plain;
+use crate::model::text::{plain, shown};
 use crate::pb;
 
 /// The newest job.
@@ -31,6 +31,7 @@ pub(crate) async fn resolve(client: &Client, text: &str) -> anyhow::Result<Strin
         return newest.map(|job| job.job_id).ok_or_else(|| anyhow!("the server has no jobs, so there is no `{LAST}`"));
     }
     let Some(digits) = digits(text) else {
+        let text = shown(text);
         let message =
             format!("`{text}` is not the id of a job, nor its beginning or end, nor `{LAST}`; see `haul list`");
         return Err(Usage(message).into());

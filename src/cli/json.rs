@@ -37,7 +37,7 @@ fn written(name: &str, message: &impl Message, skip_defaults: bool) -> anyhow::R
 
 /// Reads a message from a whole document of JSON; an error says where in it.
 pub(crate) fn read<M: Message + Default>(name: &str, text: &str) -> anyhow::Result<M> {
-    let place = |error: &serde_json::Error| format!("line {} column {}", error.line(), error.column());
+    let place = |error: &serde_json::Error| format!("line {}, column {}", error.line(), error.column());
     read_at(name, text, place)
 }
 
@@ -50,14 +50,14 @@ fn read_at<M: Message + Default>(name: &str, text: &str, at: fn(&serde_json::Err
     let read = protojson::read(&descriptor(name)?, text.as_bytes(), Whose::Own).map_err(|unread| {
         let path = unread.path.to_string();
         let place = match path.as_str() {
-            "." => String::new(),
+            "." | "?" => String::new(),
             path if unread.is_of_contract => format!(" `{}`", shown(path)),
             path => format!(" `{}`:", shown(path)),
         };
-        let why = unread.error.to_string();
-        // The parser says its place, where it has one, behind what is wrong.
-        let why = why.rfind(" at line ").map_or(why.clone(), |end| format!("{} at {}", &why[..end], at(&unread.error)));
-        Usage(format!("cannot read the JSON as {name}:{place} {why}"))
+        let why = unread.bare();
+        // In brackets, so that it is no part of a list of names before it.
+        let at = if unread.error.line() == 0 { String::new() } else { format!(" ({})", at(&unread.error)) };
+        Usage(format!("cannot read the JSON as {name}:{place} {why}{at}"))
     })?;
     Ok(M::decode(read.encode_to_vec().as_slice())?)
 }
@@ -116,7 +116,7 @@ mod tests {
         assert!(read("{} {}").unwrap_err().is::<Usage>());
         for (text, part) in [
             (r#"{"title": "a", "title": "b"}"#, "`title` is given twice"),
-            (r#"{"tasks": [{"fetch": {"url": 7}}]}"#, "`tasks[0].fetch.url`: "),
+            (r#"{"tasks": [{"fetch": {"url": 7}}]}"#, "`tasks[0].fetch.url` must be a string (line 1, column "),
             (r#"{"timeout": "1.5.5s"}"#, "`timeout` must be a duration in seconds"),
         ] {
             let error = read(text).unwrap_err();

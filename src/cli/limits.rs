@@ -12,6 +12,7 @@ use crate::cli::term::line::Line;
 use crate::cli::term::words;
 use crate::config::sizes::parse_size;
 use crate::model::host::normal;
+use crate::model::text::shown;
 use crate::pb;
 
 /// What to change. Without any of it the limits are shown.
@@ -24,7 +25,7 @@ pub(crate) struct LimitsArgs {
     #[arg(long, value_name = "N", conflicts_with = "host")]
     max_per_host: Option<u32>,
     /// Requests that may start to one host per second; 0: no limit
-    #[arg(long, value_name = "X", conflicts_with = "host")]
+    #[arg(long, value_name = "X", conflicts_with = "host", value_parser = parse_rate)]
     requests_per_second_per_host: Option<f64>,
     /// Bytes per second, of all or with `--host` of one (`500k`, `10MiB`); 0: no limit
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
@@ -36,7 +37,7 @@ pub(crate) struct LimitsArgs {
     #[arg(long, value_name = "N")]
     max_concurrent: Option<u32>,
     /// Requests that may start to that host per second
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = parse_rate)]
     requests_per_second: Option<f64>,
     /// Requests to that host that may start at once after a pause
     #[arg(long, value_name = "N")]
@@ -44,6 +45,15 @@ pub(crate) struct LimitsArgs {
     /// Remove the limits of that host; those for all hosts apply to it again
     #[arg(long, conflicts_with_all = ["max_concurrent", "requests_per_second", "burst", "bytes_per_second"])]
     remove: bool,
+}
+
+/// Reads a rate. A number of too many digits is infinite to the parser.
+fn parse_rate(text: &str) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
+    let rate: f64 = text.parse()?;
+    if rate.is_infinite() {
+        return Err(format!("`{}` is too large; 0 means no limit", shown(text)).into());
+    }
+    Ok(rate)
 }
 
 impl LimitsArgs {

@@ -184,6 +184,9 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Access", &["whoami", "token", "principal", "tenant", "credential", "audit", "key"]),
 ];
 
+/// The least columns for a help with texts beside the options.
+const HELP_BESIDE_MIN: usize = 60;
+
 /// Cells before the description of a command: two of margin, the longest name and a gap.
 const ABOUT_INDENT: usize = 14;
 
@@ -210,13 +213,27 @@ pub(crate) fn command(columns: usize) -> clap::Command {
     let more = "Options but the last two are for commands that ask a server, which `serve`, `get`, `backup` and `check` do \
                 not. `haul COMMAND --help` has the options of a command, and examples.";
     let command = command.term_width(columns).help_template(template).after_help(more).subcommand_required(true);
-    with_negative_numbers(command)
+    let command = with_negative_numbers(command);
+    if columns < HELP_BESIDE_MIN { with_help_below(command) } else { command }
+}
+
+/// Puts the text of each option below it: beside it there is no room for words.
+fn with_help_below(command: clap::Command) -> clap::Command {
+    command.next_line_help(true).mut_subcommands(with_help_below)
 }
 
 /// Lets every option take a negative number, so that what is wrong with it is said; without that clap takes `-1` for an
 /// option and advises a `--` that does not help.
 fn with_negative_numbers(command: clap::Command) -> clap::Command {
-    let admit = |arg: clap::Arg| if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg };
+    let admit = |arg: clap::Arg| {
+        let is_time = arg.get_value_names().is_some_and(|names| names.iter().any(|name| name.as_str() == "TIME"));
+        match arg.get_action().takes_values() {
+            // `-1s` is no number.
+            true if is_time => arg.allow_hyphen_values(true),
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        }
+    };
     command.mut_args(admit).mut_subcommands(with_negative_numbers)
 }
 

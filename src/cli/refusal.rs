@@ -6,7 +6,7 @@ use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 
-use crate::model::text::shown;
+use crate::model::text::{message, shown};
 
 /// A bound from which on a number is as good as unlimited, so that only the other bound of its range is named.
 const LARGE: i128 = u32::MAX as i128;
@@ -31,7 +31,7 @@ pub(crate) fn reason(error: &clap::Error, line: &Command, typed: &[String]) -> S
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => value(error, line, typed),
         ErrorKind::TooManyValues | ErrorKind::WrongNumberOfValues => format!("`{}` has too many values", argument()),
         ErrorKind::TooFewValues => format!("`{}` needs more values; see `{at} --help`", argument()),
-        ErrorKind::InvalidUtf8 => "an argument is not UTF-8; write it in UTF-8".to_owned(),
+        ErrorKind::InvalidUtf8 => not_text(line),
         // No grammar of ours leads here.
         _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
     }
@@ -86,19 +86,48 @@ fn value(error: &clap::Error, line: &Command, typed: &[String]) -> String {
     let choices: Vec<String> = all(error, ContextKind::ValidValue).iter().map(|it| format!("`{it}`")).collect();
     let argument = argument(&written);
     if value.is_empty() {
+        let argument = variable(line, &written, &value, typed).unwrap_or(argument);
         return match choices.as_slice() {
             [] => format!("`{argument}` needs a value"),
             choices => format!("`{argument}` needs a value: {}", listed(choices, "or")),
         };
     }
     let source = variable(line, &written, &value, typed).unwrap_or(argument);
+    if let ([only], false) = (choices.as_slice(), written.starts_with('-')) {
+        let at = called(line, typed);
+        return format!("`{at}` does not take `{}`, only {only} or nothing; see `{at} --help`", shown(&value));
+    }
     if !choices.is_empty() {
         return format!("`{source}` is `{}`; it must be {}", shown(&value), listed(&choices, "or"));
     }
     let why = error.source().map(ToString::to_string).unwrap_or_default();
     match error.source().and_then(|why| requirement(why, &value)) {
         Some(requirement) => format!("`{source}` is `{}`; it must be {requirement}", shown(&value)),
-        None => format!("`{source}` is invalid: {why}"),
+        None => format!("`{source}` is invalid: {}", message(&why)),
+    }
+}
+
+/// Returns the command that is called, by the words that were typed.
+fn called(line: &Command, typed: &[String]) -> String {
+    let mut called = line.get_name().to_owned();
+    let mut command = line;
+    for word in typed.iter().skip(1) {
+        if let Some(next) = command.get_subcommands().find(|it| it.get_name() == word) {
+            called = format!("{called} {word}");
+            command = next;
+        }
+    }
+    called
+}
+
+/// Says what is not UTF-8: a variable of the environment, if one is not, else an argument.
+fn not_text(line: &Command) -> String {
+    let is_wrong = |name: &&str| std::env::var_os(name).is_some_and(|value| value.to_str().is_none());
+    let commands = std::iter::once(line).chain(line.get_subcommands());
+    let variables = commands.flat_map(Command::get_arguments).filter_map(|it| it.get_env()?.to_str());
+    match variables.into_iter().find(is_wrong) {
+        Some(name) => format!("`{name}` is not UTF-8; correct the variable"),
+        None => "an argument is not UTF-8; write it in UTF-8".to_owned(),
     }
 }
 
@@ -249,6 +278,10 @@ mod tests {
             "haul list --output=json --output=text",
             "haul completions fishy",
             "haul serve --allow-private-networks=perhaps",
+            "haul hosts zz",
+            "haul wait a --timeout -1s extra",
+            "haul limits --bytes-per-second 99999999999999999999",
+            "haul limits --requests-per-second-per-host 1e400",
         ];
         let told: Vec<String> = lines.iter().map(|line| format!("{line}\n    {}", refused(line))).collect();
         insta::assert_snapshot!(told.join("\n"));

@@ -10,6 +10,7 @@ use crate::cli::args::Usage;
 use crate::cli::term::line::{Hue, Line};
 use crate::cli::term::words;
 use crate::clock::Clock;
+use crate::model::text::shown;
 use crate::pb;
 
 const JOB_PREFIX: &str = "JOB_STATE_";
@@ -99,7 +100,7 @@ impl Names {
         let found = self.all().find(|(_, name)| *name == wanted);
         found.map(|(number, _)| number).ok_or_else(|| {
             let known: Vec<String> = self.all().map(|(_, name)| name).collect();
-            Usage(format!("unknown {} `{name}`; use one of {}", self.what, known.join(", ")))
+            Usage(format!("unknown {} `{}`; use one of {}", self.what, shown(name), known.join(", ")))
         })
     }
 }

@@ -1,6 +1,6 @@
 //! `haul submit`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -86,7 +86,10 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
             let what = format!("`{flag}` is for URLs: a job file says of each task what it does; leave out `{flag}`");
             return Err(Usage(what).into());
         }
-        job = json::read("haul.v1.JobSpec", &lists::read_job(path)?)?;
+        job = json::read("haul.v1.JobSpec", &lists::read_job(path)?).map_err(|error| {
+            let name = if path == Path::new("-") { "stdin".to_owned() } else { format!("`{}`", path.display()) };
+            if error.is::<Usage>() { Usage(format!("{name}: {error}")).into() } else { error }
+        })?;
     } else {
         let entries = entries(&args)?;
         let bytes: usize = entries.iter().map(|entry| entry.bytes().len()).sum();

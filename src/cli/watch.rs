@@ -20,7 +20,7 @@ use crate::cli::term::live::Live;
 use crate::cli::term::screen;
 use crate::cli::term::words;
 use crate::config::values::parse_duration;
-use crate::model::text::plain;
+use crate::model::text::{plain, shown};
 use crate::pb;
 use crate::pb::watch_job_response::Event;
 
@@ -310,7 +310,10 @@ pub(crate) async fn wait(client: &Client, format: Format, args: WaitArgs) -> any
     let timeout = match &args.timeout {
         None => None,
         Some(text) => Some(parse_duration(text).ok_or_else(|| {
-            Usage(format!("`--timeout` is `{text}`, which is not a time; write it like `500ms`, `10s`, `5m` or `1h`"))
+            Usage(format!(
+                "`--timeout` is `{}`, which is not a time; write it like `500ms`, `10s`, `5m` or `1h`",
+                shown(text)
+            ))
         })?),
     };
     let job_id = jobref::resolve(client, &args.job.job).await?;

@@ -14,6 +14,14 @@ pub const DOWNLOAD_DIR_DEFAULT: &str = "downloads";
 /// The data directory and the download directory, as absolute paths.
 pub(super) fn directories(args: &ServeArgs, wrong: &mut Vec<String>) -> (PathBuf, PathBuf) {
     let data = absolute("data_dir", args.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR_DEFAULT)), wrong);
+    // SQLite takes its path as a text.
+    let data = data.filter(|path| {
+        let is_text = path.to_str().is_some();
+        if !is_text {
+            wrong.push(format!("`data_dir` is `{}`, which is not UTF-8; choose another directory", path.display()));
+        }
+        is_text
+    });
     let download =
         absolute("download_dir", args.download_dir.as_deref().unwrap_or(Path::new(DOWNLOAD_DIR_DEFAULT)), wrong);
     // What is no path was refused above: one mistake, one message.

@@ -1,10 +1,12 @@
 //! The file of the settings: read within bounds, and what is wrong with it told with its line.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 use crate::config::raw::ServeArgs;
+use crate::model::misfit;
+use crate::model::text::shown;
+use crate::named_file;
 
 /// No settings are as long; a device never ends.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -12,7 +14,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Reads a settings file.
 pub fn read_file(path: &Path) -> Result<ServeArgs, String> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read = named_file::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     read.map_err(|error| {
         format!("the settings file `{}` cannot be read ({error}); correct `--config` or its rights", path.display())
     })?;
@@ -31,9 +33,33 @@ pub fn read_file(path: &Path) -> Result<ServeArgs, String> {
 /// Reads the text of the settings file `path`.
 pub fn parse_file(text: &str, path: &Path) -> Result<ServeArgs, String> {
     toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-        format!("the settings file `{}` is invalid in line {line}: {}", path.display(), error.message())
+        let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or_default());
+        let line = before.matches('\n').count() + 1;
+        let key = before.lines().last().and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+        let what = said(error.message(), key);
+        format!("the settings file `{}` is invalid in line {line}: {what}", path.display())
     })
+}
+
+/// Says what the parser found wrong with the value of a key.
+fn said(message: &str, key: Option<&str>) -> String {
+    let value = key.map_or_else(|| "the value".to_owned(), |key| format!("`{}`", shown(key)));
+    if let Some(wanted) = misfit::wanted(message) {
+        return format!("{value} must be {wanted}");
+    }
+    if let Some(rest) = message.strip_prefix("unknown field `") {
+        let name = rest.split('`').next().unwrap_or_default();
+        return format!(
+            "there is no setting `{}`; `haul serve --help` has them all, `_` stands for `-` in the file",
+            shown(name)
+        );
+    }
+    if let Some((given, choices)) =
+        message.strip_prefix("unknown variant `").and_then(|it| it.split_once("`, expected "))
+    {
+        return format!("{value} is `{}`; it must be {}", shown(given), choices.trim_start_matches("one of "));
+    }
+    message.to_owned()
 }
 
 #[cfg(test)]
@@ -54,16 +80,33 @@ mod tests {
             }
             // The file knows the key: what it says about it, if anything, is about the value.
             let error = parse_file(&format!("{name} = {{}}"), Path::new("f")).unwrap_err();
-            assert!(!error.contains("unknown field"), "{error}");
+            assert!(!error.contains("there is no setting"), "{error}");
         }
     }
 
     #[test]
     fn unknown_keys_and_wrong_types_are_told_with_their_line() {
-        let messages: Vec<_> = ["listen = 'x'\nlisten_on = 'y'", "max_per_host = 'many'", "= 1", "config = 'x'"]
-            .iter()
-            .map(|text| parse_file(text, Path::new("haul.toml")).unwrap_err())
-            .collect();
+        let messages: Vec<_> = [
+            "listen = 'x'\nlisten_on = 'y'",
+            "max_per_host = 'many'",
+            "= 1",
+            "config = 'x'",
+            "max_per_host = 99999999999999999999",
+            "max_per_host = -1",
+            "allow_ports = '80,443'",
+            "shutdown_grace = true",
+            "disk_reserve = '1 furlong'",
+            "disk_reserve = -1",
+            "auth = 'x'",
+            "log_format = 5",
+            "trace_ratio = 'x'",
+            "grpc_web = 'yes'",
+            "[[identity]]\nprincipal = 'a'\nunix_uid = 'x'",
+            "[tenants]\nacme = 5",
+        ]
+        .iter()
+        .map(|text| parse_file(text, Path::new("haul.toml")).unwrap_err())
+        .collect();
         insta::assert_snapshot!(messages.join("\n---\n"));
     }
 

@@ -25,10 +25,11 @@ use crate::config::keys::DataKey;
 use crate::config::network::{Network, Place};
 use crate::config::raw::ServeArgs;
 use crate::config::values::{
-    duration, egress_proxy, hosts, hosts_and_ports, lifetime, metrics_hosts, nat64_prefixes, networks,
+    duration, egress_proxy, hosts, hosts_and_ports, lifetime, metrics_hosts, nat64_prefixes, networks, ports,
 };
 use crate::model::limits::{Limits, LimitsPatch};
 use crate::model::secret::Secret;
+use crate::model::text::message;
 
 pub use crate::config::directories::{DATA_DIR_DEFAULT, DOWNLOAD_DIR_DEFAULT};
 
@@ -244,7 +245,7 @@ impl ServeConfig {
             ),
             audit_log: merged.audit_log.as_deref().and_then(|text| audit_log(text, &mut wrong)),
         };
-        if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong)) }
+        if wrong.is_empty() { Ok(config) } else { Err(ConfigError(wrong.iter().map(|it| message(it)).collect())) }
     }
 }
 
@@ -264,7 +265,7 @@ fn access(merged: &ServeArgs, wrong: &mut Vec<String>) -> Access {
         deny_networks: networks("deny_networks", merged.deny_networks.as_deref(), wrong),
         allow_hosts: hosts_and_ports("allow_hosts", merged.allow_hosts.as_deref(), wrong),
         deny_hosts: hosts("deny_hosts", merged.deny_hosts.as_deref(), wrong),
-        allow_ports: merged.allow_ports.clone().unwrap_or_default(),
+        allow_ports: ports(merged.allow_ports.as_deref(), wrong),
         nat64_prefixes: nat64_prefixes(merged.nat64_prefixes.as_deref(), wrong),
         egress_proxy: merged.egress_proxy.as_deref().and_then(|text| egress_proxy(text, wrong)),
     }

@@ -1,7 +1,7 @@
 //! The settings of the listener: where it listens, who may call, and what a client may hold.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -139,6 +139,7 @@ impl Network {
     pub(super) fn resolve(merged: &ServeArgs, wrong: &mut Vec<String>) -> Network {
         let listen = places(merged, wrong);
         let metrics_listen = metrics_place(merged, wrong);
+        same_ports(&listen, metrics_listen, wrong);
         let is_open = merged.insecure_listen == Some(InsecureListen::Open);
         let tls = TlsConfig::resolve(merged, wrong);
         let identities = identities(merged, wrong);
@@ -281,6 +282,41 @@ fn metrics_place(merged: &ServeArgs, wrong: &mut Vec<String>) -> Option<SocketAd
     at
 }
 
+/// Says which places take one port from each other, so that the server could listen at one of them alone.
+fn same_ports(listen: &[Place], metrics_listen: Option<SocketAddr>, wrong: &mut Vec<String>) {
+    let addresses: Vec<SocketAddr> =
+        listen.iter().filter_map(|place| if let Place::Address(at) = place { Some(*at) } else { None }).collect();
+    for (at, first) in addresses.iter().enumerate() {
+        for second in addresses[at + 1..].iter().filter(|second| takes(first, second)) {
+            wrong.push(format!(
+                "`listen` has `{first}` and `{second}`, of which one takes the port of the other; leave one out"
+            ));
+        }
+    }
+    if let Some((at, taken)) = metrics_listen.and_then(|at| Some((at, addresses.iter().find(|it| takes(it, &at))?))) {
+        wrong
+            .push(format!("`metrics_listen` is `{at}`, whose port `listen` takes with `{taken}`; choose another port"));
+    }
+}
+
+/// Returns whether nobody can listen at both addresses at once.
+fn takes(first: &SocketAddr, second: &SocketAddr) -> bool {
+    if first.port() == 0 || first.port() != second.port() {
+        return false;
+    }
+    let (one, other) = (first.ip().to_canonical(), second.ip().to_canonical());
+    let is_any_of_both = |ip: IpAddr| ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !is_v6_alone();
+    let is_any = |ip: IpAddr| ip.is_unspecified();
+    is_any_of_both(one)
+        || is_any_of_both(other)
+        || (one.is_ipv4() == other.is_ipv4() && (one == other || is_any(one) || is_any(other)))
+}
+
+/// Returns whether `[::]` of this machine is for IPv6 alone.
+fn is_v6_alone() -> bool {
+    std::fs::read_to_string("/proc/sys/net/ipv6/bindv6only").is_ok_and(|text| text.trim() == "1")
+}
+
 /// Says that other machines reach a place of these, where nobody would have to say who calls.
 fn refuse_far(listen: &[Place], metrics_listen: Option<SocketAddr>, wrong: &mut Vec<String>) {
     let far = listen.iter().find(|place| !place.is_near()).map(|place| ("listen", place.to_string()));
@@ -388,6 +424,25 @@ mod tests {
             let optional = Some(TlsClientAuth::Optional);
             let optional = ServeArgs { tls_client_ca: file(), tls_client_auth: optional, ..tls };
             assert!(resolved(&ServeArgs { auth: Some(Auth::None), ..optional }).is_err());
+        }
+    }
+
+    #[test]
+    fn no_place_takes_the_port_of_another() {
+        let args = |listen: &[&str], metrics: Option<&str>| ServeArgs {
+            listen: Some(listen.iter().map(|it| (*it).to_owned()).collect()),
+            metrics_listen: metrics.map(str::to_owned),
+            insecure_listen: Some(InsecureListen::Open),
+            ..ServeArgs::default()
+        };
+        for bad in [["127.0.0.1:7", "0.0.0.0:7"], ["[::]:7", "[::1]:7"], ["127.0.0.1:7", "[::ffff:127.0.0.1]:7"]] {
+            let said = resolved(&args(&bad, None)).unwrap_err();
+            assert!(said.contains("takes the port of the other"), "{bad:?}: {said}");
+        }
+        let said = resolved(&args(&["127.0.0.1:7"], Some("127.0.0.1:7"))).unwrap_err();
+        assert!(said.starts_with("`metrics_listen` is `127.0.0.1:7`"), "{said}");
+        for good in [["127.0.0.1:7", "127.0.0.2:7"], ["127.0.0.1:7", "[::1]:7"], ["127.0.0.1:0", "0.0.0.0:0"]] {
+            assert!(resolved(&args(&good, Some("127.0.0.1:8"))).is_ok(), "{good:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use crate::config::choices::{
     Auth, Exposed, FileDurability, HealthFor, IdentityArgs, InsecureListen, LogFormat, Switch, TenantArgs,
     TlsClientAuth, TlsVersion,
 };
-use crate::config::sizes::parse_size;
+use crate::config::sizes::{self, parse_size};
 
 /// The heading of the flags that say who may call.
 const NETWORK: &str = "Network";
@@ -150,6 +150,7 @@ pub struct ServeArgs {
 
     /// How long running tasks have to stop on SIGTERM or SIGINT [default: 10s]
     #[arg(long, env = "HAUL_SHUTDOWN_GRACE", value_name = "TIME")]
+    #[serde(deserialize_with = "time")]
     pub shutdown_grace: Option<String>,
 
     /// Whether finished downloads are synced to the disk [default: full]
@@ -158,6 +159,7 @@ pub struct ServeArgs {
 
     /// The longest `Retry-After` that is obeyed [default: 1h]
     #[arg(long, env = "HAUL_RETRY_AFTER_MAX", value_name = "TIME")]
+    #[serde(deserialize_with = "time")]
     pub retry_after_max: Option<String>,
 
     /// How the log on stderr is written; `HAUL_LOG` filters it [default: text]
@@ -170,13 +172,16 @@ pub struct ServeArgs {
 
     /// Bytes that downloads leave free on their file system [default: 1 GiB or 5 % of it, whichever is less]
     #[arg(long, env = "HAUL_DISK_RESERVE", value_name = "BYTES", value_parser = parse_size)]
+    #[serde(deserialize_with = "sizes::of_file")]
     pub disk_reserve: Option<u64>,
 
     /// The most bytes of a download that sets no `max_bytes` of its own [default: no limit]
     #[arg(long, env = "HAUL_MAX_DOWNLOAD_BYTES", value_name = "BYTES", value_parser = parse_size)]
+    #[serde(deserialize_with = "sizes::of_file")]
     pub max_download_bytes: Option<u64>,
     /// Memory for tasks that wait for their turn, roughly [default: 67108864, which is 64 MiB]; what does not fit is read from the database again
     #[arg(long, value_name = "BYTES", env = "HAUL_QUEUE_BYTES", value_parser = parse_size)]
+    #[serde(deserialize_with = "sizes::of_file")]
     pub queue_bytes: Option<u64>,
 
     /// Where the key of the secrets in the database is: `file:PATH` or `env:NAME`, with 64 hexadecimal digits [default: the file `haul.key` in the data directory, made at the first start]
@@ -201,6 +206,7 @@ pub struct ServeArgs {
 
     /// How long the secrets of a job are kept after its end, for `RetryJob`; `never`: as long as the job [default: 24h]
     #[arg(long, env = "HAUL_SECRET_RETENTION", value_name = "TIME")]
+    #[serde(deserialize_with = "time")]
     pub secret_retention: Option<String>,
 
     /// Who has to authenticate [default: auto]
@@ -209,6 +215,7 @@ pub struct ServeArgs {
 
     /// The longest that a token may last [default: 366d]
     #[arg(long, env = "HAUL_TOKEN_MAX_LIFETIME", value_name = "TIME", help_heading = NETWORK)]
+    #[serde(deserialize_with = "time")]
     pub token_max_lifetime: Option<String>,
 
     /// The most calls of one principal in a second on average; twice as many at once; 0 means no limit [default: 1000]
@@ -280,6 +287,7 @@ pub struct ServeArgs {
 
     /// How long the audit log is kept; it takes 1 GiB at most [default: 365d]
     #[arg(long, env = "HAUL_AUDIT_RETENTION", value_name = "TIME", help_heading = NETWORK)]
+    #[serde(deserialize_with = "time")]
     pub audit_retention: Option<String>,
 
     /// Where the audit log is written in addition to the database, a JSON document a line: a file, or `stderr`
@@ -325,22 +333,27 @@ pub struct ServeArgs {
 
     /// Bytes of messages that have not arrived whole, at most 32 MiB of them on one connection [default: 268435456]
     #[arg(long, env = "HAUL_INBOUND_BUFFER_BYTES", value_name = "BYTES", value_parser = parse_size, help_heading = NETWORK)]
+    #[serde(deserialize_with = "sizes::of_file")]
     pub inbound_buffer_bytes: Option<u64>,
 
     /// How long a new connection may take for TLS and to send its first bytes [default: 10s]
     #[arg(long, env = "HAUL_HANDSHAKE_TIMEOUT", value_name = "TIME", help_heading = NETWORK)]
+    #[serde(deserialize_with = "time")]
     pub handshake_timeout: Option<String>,
 
     /// How long a request that is not whole may wait for its next byte [default: 15s]
     #[arg(long, env = "HAUL_REQUEST_BODY_IDLE", value_name = "TIME", help_heading = NETWORK)]
+    #[serde(deserialize_with = "time")]
     pub request_body_idle: Option<String>,
 
     /// How long answers may wait for a client that reads none of them, before its connection is closed [default: 10m]
     #[arg(long, env = "HAUL_ANSWER_IDLE", value_name = "TIME", help_heading = NETWORK)]
+    #[serde(deserialize_with = "time")]
     pub answer_idle: Option<String>,
 
     /// The age at which a connection is closed, after its calls have ended [default: 24h]
     #[arg(long, env = "HAUL_CONNECTION_MAX_AGE", value_name = "TIME", help_heading = NETWORK)]
+    #[serde(deserialize_with = "time")]
     pub connection_max_age: Option<String>,
 
     /// A TOML file with the same settings, `_` in place of `-`
@@ -349,6 +362,33 @@ pub struct ServeArgs {
     pub config: Option<PathBuf>,
 }
 }
+/// Reads a time of the settings file: a text as a flag has it, or seconds as a number, which is what a flag without a unit says.
+fn time<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    struct Time;
+
+    impl serde::de::Visitor<'_> for Time {
+        type Value = String;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a time like `\"10s\"`")
+        }
+
+        fn visit_i64<E>(self, seconds: i64) -> Result<String, E> {
+            Ok(seconds.to_string())
+        }
+
+        fn visit_f64<E>(self, seconds: f64) -> Result<String, E> {
+            Ok(seconds.to_string())
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<String, E> {
+            Ok(text.to_owned())
+        }
+    }
+
+    from.deserialize_any(Time).map(Some)
+}
+
 /// Reads one text, or several.
 fn one_or_several<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
     struct Texts;

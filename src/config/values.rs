@@ -100,6 +100,15 @@ pub(super) fn metrics_hosts(texts: Option<&[String]>, wrong: &mut Vec<String>) -
     hosts
 }
 
+/// Reads ports that may be dialled.
+pub(super) fn ports(given: Option<&[u16]>, wrong: &mut Vec<String>) -> Vec<u16> {
+    let ports = given.unwrap_or_default().to_vec();
+    if ports.contains(&0) {
+        wrong.push("`allow_ports` has `0`, and there is no such port; write ports from 1 to 65535".to_owned());
+    }
+    ports
+}
+
 /// Reads prefixes of RFC 6052.
 pub(super) fn nat64_prefixes(texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<Ipv6Net> {
     let mut prefixes = Vec::new();

@@ -42,9 +42,10 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Listens at `path`, whose directory nobody else uses, for the server's own user. What an earlier server left there is
-    /// removed.
+    /// Listens at `path`, whose directory nobody else uses, for the server's own user. The socket that an earlier server
+    /// left there is removed; anything else that is there stays.
     pub fn of_owner(path: &Path) -> io::Result<Socket> {
+        Socket::may_be_at(path)?;
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -80,6 +81,13 @@ impl Socket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Returns whether this user may give a file to a group: who is not root has to be in it.
+    pub fn may_be_of(group: u32) -> bool {
+        let is_own = || rustix::process::getegid().as_raw() == group;
+        let is_in = || rustix::process::getgroups().is_ok_and(|all| all.iter().any(|it| it.as_raw() == group));
+        may_give_files() || is_own() || is_in()
     }
 
     fn bind(path: &Path, mode: u32, group: Option<u32>, served: Served) -> io::Result<Socket> {
@@ -120,6 +128,13 @@ fn listen(socket: socket2::Socket, path: &Path, mode: u32, group: Option<u32>) -
     socket.listen(WAITING_MAX)?;
     socket.set_nonblocking(true)?;
     UnixListener::from_std(socket.into())
+}
+
+/// Returns whether this process has the right to give files to anybody (`CAP_CHOWN`).
+fn may_give_files() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let rights = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    rights.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).is_some_and(|rights| rights & 1 == 1)
 }
 
 impl Drop for Socket {

@@ -3,7 +3,6 @@
 //! All files are read together, checked, and only then used, for the handshakes from then on. Files that do not fit
 //! together change nothing, so a half-written set never serves.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +22,7 @@ use crate::listen::revoked;
 use crate::listen::validity::not_after;
 use crate::model::identity::Shown;
 use crate::model::time::Timestamp;
+use crate::named_file;
 
 /// How often the files are looked at: where secrets are mounted, what changes is a link, and no event tells of it.
 const LOOK_INTERVAL: Duration = Duration::from_secs(30);
@@ -311,7 +311,7 @@ fn load(settings: &TlsSettings) -> Result<Loaded, TlsError> {
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
+    let read = named_file::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
     match read {
         Ok(_) if bytes.len() as u64 <= FILE_BYTES_MAX => Ok(bytes),
         Ok(_) => Err(TlsError { path: path.to_owned(), why: "it is larger than 64 MiB".to_owned() }),

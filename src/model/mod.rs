@@ -26,6 +26,7 @@ pub mod level;
 pub mod limits;
 pub mod made_by;
 pub mod method;
+pub mod misfit;
 pub mod outcome;
 pub mod pages;
 pub mod path;

@@ -79,6 +79,23 @@ pub fn shown(text: &str) -> String {
     cut(text.chars().flat_map(escaped), SHOWN_BYTES_MAX)
 }
 
+/// The most bytes of a quoted part of a message: more than a path of most.
+const QUOTED_BYTES_MAX: usize = 400;
+
+/// Returns a message as one line: what it quotes is cut where it is long, and characters that cannot be seen are escaped, so that a
+/// value cannot pass for a line of its own.
+pub fn message(text: &str) -> String {
+    let parts: Vec<String> = text
+        .split('`')
+        .enumerate()
+        .map(|(at, part)| {
+            let bytes_max = if at % 2 == 1 { QUOTED_BYTES_MAX } else { usize::MAX };
+            cut(part.chars().flat_map(escaped), bytes_max)
+        })
+        .collect();
+    parts.join("`")
+}
+
 fn escaped(letter: char) -> impl Iterator<Item = char> {
     let hidden = is_misleading(letter).then(|| letter.escape_default());
     let visible = hidden.is_none().then_some(letter);
@@ -160,6 +177,13 @@ mod tests {
         let escaped = json_escaped(&value.to_string()).into_owned();
         assert!(!escaped.contains(is_misleading));
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
+    }
+
+    #[test]
+    fn a_message_is_one_line_and_its_values_are_cut() {
+        assert_eq!(message("`listen` is `a\nb`; correct it"), "`listen` is `a\\nb`; correct it");
+        let long = message(&format!("`listen` is `{}`; correct it", "x".repeat(10_000)));
+        assert!(long.len() < 500 && long.ends_with("…`; correct it"), "{long}");
     }
 
     #[test]

@@ -37,9 +37,15 @@ pub(crate) fn is_one_text(message: &MessageDescriptor) -> bool {
     text_of(message).is_some()
 }
 
-/// Lists the fields of a message by their names.
-pub(crate) fn fields(message: &MessageDescriptor) -> String {
-    names(message.fields().map(|field| field.name().to_owned()))
+/// Says of a field that a message does not have which it has, but for those that are given elsewhere.
+pub(crate) fn unknown(message: &MessageDescriptor, elsewhere: &[&str]) -> String {
+    let fields = message.fields().map(|field| field.name().to_owned());
+    let fields: Vec<String> = fields.filter(|name| !elsewhere.contains(&name.as_str())).collect();
+    match fields.as_slice() {
+        [] => "is unknown; there are no fields here".to_owned(),
+        [one] => format!("is unknown; the only field here is `{one}`"),
+        _ => format!("is unknown; the fields here are {}", names(fields.into_iter())),
+    }
 }
 
 /// Lists the fields of which a message has one.

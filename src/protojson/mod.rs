@@ -21,6 +21,7 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, Se
 use serde_json::value::RawValue;
 use serde_path_to_error::{Path, Track};
 
+use crate::model::misfit;
 use crate::protojson::expected::is_one_text;
 
 /// The most entries of one list of a document that others send.
@@ -52,10 +53,21 @@ pub struct Unread {
 impl Unread {
     /// Says what is wrong, with its line and column only where the path does not say as much: where it is no JSON.
     pub(crate) fn what(&self) -> String {
+        let what = self.bare();
+        if self.error.is_data() || self.error.line() == 0 {
+            return what;
+        }
+        format!("{what} at line {} column {}", self.error.line(), self.error.column())
+    }
+
+    /// Says what is wrong, without its line and column.
+    pub(crate) fn bare(&self) -> String {
         let mut text = self.error.to_string();
-        let position = text.rfind(" at line ").filter(|_| self.error.is_data());
-        text.truncate(position.unwrap_or(text.len()));
-        text
+        text.truncate(text.rfind(" at line ").unwrap_or(text.len()));
+        if let Some(inside) = text.strip_prefix("EOF while parsing ") {
+            return format!("it ends within {inside}");
+        }
+        misfit::wanted(&text).map_or(text, |wanted| format!("must be {wanted}"))
     }
 }
 
@@ -67,7 +79,10 @@ pub fn read(of: &MessageDescriptor, text: &[u8], whose: Whose) -> Result<Dynamic
     let mut track = Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
     let read = MessageSeed { reader: &reader, of }.deserialize(tracked);
-    let unread = |path, error| Unread { path, is_of_contract: reader.is_of_contract.get(), error };
+    let unread = |path, error: serde_json::Error| {
+        let is_of_contract = reader.is_of_contract.get() || misfit::wanted(&error.to_string()).is_some();
+        Unread { path, is_of_contract, error }
+    };
     let message = read.map_err(|error| unread(track.path(), error))?;
     json.end().map_err(|error| unread(Track::new().path(), error))?;
     Ok(message)
@@ -111,7 +126,7 @@ impl MessageSeed<'_> {
     /// Returns the field that a key of the object names, and what is wrong with naming it there.
     fn field(&self, key: &str, given: &[(u32, String)]) -> Result<FieldDescriptor, String> {
         let Some(field) = field_of(self.of, key) else {
-            return Err(format!("is unknown; the fields here are {}", expected::fields(self.of)));
+            return Err(expected::unknown(self.of, &[]));
         };
         match given.iter().find(|(number, _)| *number == field.number()) {
             Some((_, before)) if before == key => Err("is given twice".to_owned()),

@@ -103,9 +103,9 @@ fn values_are_what_they_are_or_are_refused() {
         assert!(found == path && said.starts_with(what), "{text}: {found} {said}");
     }
     for (text, path, part) in [
-        (r#"{"many": {}}"#, "many", "expected a list"),
-        (r#"{"named": []}"#, "named", "expected an object"),
-        (r#"{"inner": 1}"#, "inner", "expected an object"),
+        (r#"{"many": {}}"#, "many", "must be a list"),
+        (r#"{"named": []}"#, "named", "must be an object"),
+        (r#"{"inner": 1}"#, "inner", "must be an object"),
         (r#"{"a_uint64": }"#, "a_uint64", "line 1"),
         (r#"{"a_uint64": 01}"#, "a_uint64", "line 1"),
         ("{\"a_uint64\": \"\u{1}\"}", "a_uint64", "line 1"),

@@ -53,6 +53,11 @@ pub(crate) fn message(
     };
     let mut v = Violations::default();
     let mut document = Map::new();
+    let of_body = match &route.body {
+        Body::Field(field) => Some(field.name()),
+        Body::All | Body::None => None,
+    };
+    let elsewhere: Vec<&str> = path.iter().map(|(variable, _)| *variable).chain(of_body).collect();
     for (name, text) in pairs(query, &mut v) {
         let is_taken = path.iter().any(|(variable, _)| *variable == name);
         let first = name.split(['.', '[']).next().unwrap_or_default();
@@ -63,6 +68,8 @@ pub(crate) fn message(
         };
         if is_taken || is_body {
             v.add(shown(&name), if is_taken { "is given by the path" } else { "must be given in the body" });
+        } else if field_of(&input, first).is_none() {
+            v.add(shown(&name), expected::unknown(&input, &elsewhere));
         } else {
             place(&mut document, &input, &name, text, &mut v);
         }
@@ -136,7 +143,7 @@ fn pairs(query: &str, v: &mut Violations) -> Vec<(String, Option<String>)> {
         let (name, value) = part.split_once('=').map_or((part, None), |(name, value)| (name, Some(value)));
         match (decoded(name), value.map(decoded).transpose()) {
             (Ok(name), Ok(value)) => pairs.push((name, value)),
-            (Err(text), _) | (_, Err(text)) => v.add(shown(name), format!("`{text}` is not UTF-8")),
+            (Err(text), _) | (_, Err(text)) => v.add(shown(name), format!("has `{text}`, which is not UTF-8")),
         }
     }
     pairs
@@ -156,7 +163,7 @@ fn place(
         None => (name, ""),
     };
     let Some(field) = field_of(of, first) else {
-        v.add(shown(name), format!("is unknown; the fields here are {}", expected::fields(of)));
+        v.add(shown(name), expected::unknown(of, &[]));
         return;
     };
     let key = field.name().to_owned();
@@ -168,7 +175,10 @@ fn place(
                     place(inside_document, &inside, inner, text, v);
                 }
             }
-            _ => v.add(shown(name), format!("`{}` has no parts", field.name())),
+            _ if field.is_map() => {
+                v.add(shown(name), format!("is no field; write {}[{}]=VALUE", field.name(), shown(inner)))
+            }
+            _ => v.add(shown(name), format!("is no field: `{}` has no parts", field.name())),
         }
     } else if let Some(entry) = rest.strip_prefix('[').and_then(|it| it.strip_suffix(']')) {
         if entry.contains(['[', ']']) {
@@ -181,7 +191,7 @@ fn place(
                 v.add(shown(name), "is given twice");
             }
         } else {
-            v.add(shown(name), format!("`{}` has no keys", field.name()));
+            v.add(shown(name), format!("is no field: `{}` has no keys", field.name()));
         }
     } else if !rest.is_empty() {
         v.add(shown(name), "has a bracket that does not close");
@@ -307,11 +317,22 @@ fn name_changes(
                 let text = if value.get() == "null" { PARTS_CHANGED } else { value.get() };
                 let parts: std::collections::BTreeMap<String, &RawValue> =
                     serde_json::from_str(text).unwrap_or_default();
-                let known = parts.keys().filter_map(|part| field_of(&inside, part));
+                let known: Vec<FieldDescriptor> = parts.keys().filter_map(|part| field_of(&inside, part)).collect();
+                if let Some(part) = known.iter().find(|part| !PARTS_CHANGED.contains(&format!("\"{}\"", part.name()))) {
+                    let name = format!("{}.{}", field.name(), part.name());
+                    return Err(Violations::one(&name, "cannot be changed; leave it out".to_owned()));
+                }
+                let known = known.into_iter();
                 paths.extend(known.map(|part| format!("{}.{}", field.name(), part.name())));
             }
             _ => paths.push(field.name().to_owned()),
         }
+    }
+    if paths.is_empty() {
+        return Err(Violations::one(
+            "body",
+            "names nothing to change; see /v1/openapi.json for what it may name".to_owned(),
+        ));
     }
     let mask = json::read_value(&route.rpc.input(), &serde_json::json!({"updateMask": camel(&paths.join(","))}))?;
     if let Some(value) = mask.get_field_by_name("update_mask") {
@@ -403,6 +424,18 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_name_is_told_what_may_stand_in_the_query() {
+        let said =
+            |method: &Method, uri: &str| bound::<pb::ListJobsRequest>(method, uri, &[], "").unwrap_err().remove(0);
+        let events = said(&Method::GET, "/v1/jobs/a/events:list?x=1");
+        assert!(events.starts_with("x: is unknown; ") && !events.contains("job_id"), "{events}");
+        let limits = said(&Method::PATCH, "/v1/limits?x=1");
+        assert_eq!(limits, "x: is unknown; the only field here is `update_mask`");
+        let labels = said(&Method::GET, "/v1/jobs?labels.a=b");
+        assert_eq!(labels, "labels.a: is no field; write labels[a]=VALUE");
+    }
+
+    #[test]
     fn the_body_is_one_field_or_all_of_them() {
         let submit: pb::SubmitJobRequest =
             bound(&Method::POST, "/v1/jobs?validate_only=true", &[("idempotency-key", "\"k\"")], r#"{"title": "t"}"#)
@@ -435,7 +468,10 @@ mod tests {
         assert_eq!(mask(r#"{"group": {"maxConcurrency": 3}}"#), ["group.max_concurrency"]);
         assert_eq!(mask("\u{feff}{\"title\": \"t\"}"), ["title"]);
         assert_eq!(mask(r#"{"title": "t", "priority": 1, "update_mask": "title"}"#), ["title"]);
-        assert!(mask("{}").is_empty());
+        let refused = |body| bound::<pb::UpdateJobRequest>(&Method::PATCH, "/v1/jobs/a", &[], body).unwrap_err();
+        assert!(refused("{}")[0].starts_with("body: names nothing to change"), "{:?}", refused("{}"));
+        let mode = r#"{"group": {"mode": "GROUP_MODE_COLLECT"}}"#;
+        assert!(refused(mode)[0].starts_with("group.mode: cannot be changed"), "{:?}", refused(mode));
         let limits = |uri, body| bound::<pb::UpdateLimitsRequest>(&Method::PATCH, uri, &[], body).unwrap();
         let set = limits("/v1/limits", r#"{"max_per_host": 3}"#);
         assert_eq!(

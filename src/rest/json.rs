@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, SerializeOptions};
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 use tonic::Status;
@@ -33,7 +33,7 @@ pub(crate) fn pool() -> &'static DescriptorPool {
 
 /// Reads a message; `place` is the path of the message in the request.
 pub(crate) fn read(descriptor: &MessageDescriptor, text: &[u8], place: &str) -> Result<DynamicMessage, Status> {
-    protojson::read(descriptor, text, Whose::Others).map_err(|unread| unreadable(place, &unread))
+    protojson::read(descriptor, text, Whose::Others).map_err(|unread| unreadable(place, descriptor, &unread))
 }
 
 /// Reads a message from a value.
@@ -42,39 +42,42 @@ pub(crate) fn read_value(descriptor: &MessageDescriptor, value: &Value) -> Resul
 }
 
 /// Returns the error of a text that does not read as the message that stands at `place`.
-fn unreadable(place: &str, unread: &Unread) -> Status {
-    let field = field_of(place, &unread.path);
+fn unreadable(place: &str, descriptor: &MessageDescriptor, unread: &Unread) -> Status {
+    let field = field_of(place, descriptor, &unread.path);
     let what = unread.what();
-    let what = if unread.is_of_contract { what } else { format!("cannot be read: {}", shown(&without_value(&what))) };
+    let what = if unread.is_of_contract { what } else { format!("cannot be read: {}", shown(&what)) };
     Violations::one(if field.is_empty() { "body" } else { &field }, what)
 }
 
-/// Returns the name of a field by its path within what stands at `place`.
-fn field_of(place: &str, path: &Path) -> String {
+/// Returns the name of a field by its path within what stands at `place`, a message of this type. The key of a map stands in brackets.
+fn field_of(place: &str, descriptor: &MessageDescriptor, path: &Path) -> String {
     let mut field = place.to_owned();
+    let (mut within, mut is_map) = (Some(descriptor.clone()), false);
     for segment in path {
         match segment {
             Segment::Seq { index } => field.push_str(&format!("[{index}]")),
+            Segment::Map { key } | Segment::Enum { variant: key } if std::mem::take(&mut is_map) => {
+                field.push_str(&format!("[{}]", shown(key)));
+            }
             Segment::Map { key } | Segment::Enum { variant: key } => {
                 if !field.is_empty() {
                     field.push('.');
                 }
-                field.push_str(&shown(key));
+                // A name that is empty would not be seen.
+                let name = if key.is_empty() { "\"\"".to_owned() } else { shown(key) };
+                field.push_str(&name);
+                let found = within.and_then(|of| protojson::field_of(&of, key));
+                is_map = found.as_ref().is_some_and(prost_reflect::FieldDescriptor::is_map);
+                within = found.and_then(|field| match field.kind() {
+                    Kind::Message(of) => Some(of),
+                    _ => None,
+                });
             }
             // A text that ends, or is no JSON, where a name is expected.
             Segment::Unknown => {}
         }
     }
     field
-}
-
-/// Leaves out what was given instead of what is expected: it may be a secret that stands in the wrong place.
-fn without_value(what: &str) -> String {
-    let Some((given, expected)) = what.strip_prefix("invalid ").and_then(|rest| rest.rsplit_once(", expected ")) else {
-        return what.to_owned();
-    };
-    let kind = given.split(['`', '"']).next().unwrap_or_default().trim_end();
-    format!("invalid {kind}, expected {expected}")
 }
 
 /// Writes an encoded message as one line: the names of the proto, and every field that has no presence.
@@ -153,19 +156,21 @@ mod tests {
             (r#"{"tasks": [{"fetch": {}, "download": {}}]}"#, "job.tasks[0].download", "of `fetch` and `download`"),
             (r#"{"title": "a", "title": "b"}"#, "job.title", "is given twice"),
             (r#"{"rate_limit": {}, "rateLimit": {}}"#, "job.rateLimit", "twice, as `rate_limit` and as `rateLimit`"),
-            (r#"{"labels": {"a": "b", "a": "c"}}"#, "job.labels.a", "twice"),
+            (r#"{"labels": {"a": "b", "a": "c"}}"#, "job.labels[a]", "twice"),
             (r#"{"priority": "high"}"#, "job.priority", "must be a whole number from -2147483648 to 2147483647"),
             (r#"{"priority": 99999999999}"#, "job.priority", "must be a whole number from "),
             (r#"{"group": {"mode": "none"}}"#, "job.group.mode", "must be one of `GROUP_MODE_UNSPECIFIED`, "),
             (r#"{"timeout": "soon"}"#, "job.timeout", "must be a duration in seconds, as `1.5s`"),
             (r#"{"start_time": 7}"#, "job.start_time", "must be a point in time"),
             (r#"{"open": 1}"#, "job.open", "must be true or false"),
-            (r#"{"labels": {"a": 1}}"#, "job.labels.a", "string"),
+            (r#"{"labels": {"a": 1}}"#, "job.labels[a]", "must be a string"),
             (r#"{"open":true,}"#, "job", "trailing comma"),
             (r#"{"title": "a"} {}"#, "job", "trailing"),
-            (r#"{"title": "#, "job.title", "EOF"),
-            ("", "job", "EOF"),
-            ("[]", "job", "expected an object"),
+            (r#"{"title": "#, "job.title", "it ends within"),
+            ("", "job", "it ends within"),
+            ("[]", "job", "must be an object"),
+            (r#"{"": 1}"#, "job.\"\"", "is unknown"),
+            (r#"{"tasks": [null]}"#, "job.tasks[0]", "must be an object"),
             ("title=x", "job", "line 1"),
         ] {
             let (named, said) = read_job(text).unwrap_err();

@@ -1,6 +1,7 @@
 //! What a start of these settings would come to, without a start: all that can be read beside a running server or without one.
 //!
-//! Nothing is made or changed. What only a bind can tell is left out: whether an address or a port is free.
+//! Nothing is made or changed. Whether an address or a socket is in use is left out: it may be by the server that these settings are
+//! for.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -9,11 +10,11 @@ use rustix::fs::{Access, AtFlags, CWD, accessat};
 
 use crate::clock::Clock;
 use crate::config::network::Place;
-use crate::listen::socket::Socket;
 use crate::listen::tls::Tls;
 use crate::model::book::Book;
 use crate::server::admission::check_addresses;
 use crate::server::error::ServeError;
+use crate::server::listeners;
 use crate::server::settings::ServerSettings;
 use crate::store::sqlite::{OpenError, look_beside};
 use crate::telemetry::traces;
@@ -26,24 +27,26 @@ pub async fn check(settings: &ServerSettings) -> Result<Book, ServeError> {
         Tls::load(tls)?;
     }
     traces::check()?;
+    surroundings(settings)?;
+    let engine = &settings.engine;
+    let book = look_beside(&engine.data_dir, &engine.root_keys).await.map_err(Box::new)?;
+    check_addresses(settings, &book, Clock::system().now())?;
+    Ok(book)
+}
+
+/// Looks at what a start needs beside its database: the directories, and the places to listen at. A start does so first, so that it and
+/// the check differ in nothing.
+pub(super) fn surroundings(settings: &ServerSettings) -> Result<(), ServeError> {
     let engine = &settings.engine;
     let unwritable = |error| Box::new(OpenError::Unwritable { path: engine.data_dir.clone(), error });
     may_be_used(&engine.data_dir).map_err(unwritable)?;
-    let book = look_beside(&engine.data_dir, &engine.root_keys).await.map_err(Box::new)?;
     may_be_used(&engine.download_dir).map_err(|error| {
         let dir = engine.download_dir.display();
         ServeError::Directory(format!("could not open the download directory `{dir}`: {error}"))
     })?;
-    check_addresses(settings, &book, Clock::system().now())?;
-    for place in &settings.listen {
-        if let Place::Socket { path, .. } = place {
-            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Socket::may_be_at(path)
-                .and_then(|()| Ok(accessat(CWD, above, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?))
-                .map_err(|error| ServeError::Listen("listen", place.to_string(), error))?;
-        }
-    }
-    Ok(book)
+    let metrics = settings.metrics_listen.map(|at| ("metrics-listen", Place::Address(at)));
+    let mut places = settings.listen.iter().map(|place| ("listen", place.clone())).chain(metrics);
+    places.try_for_each(|(flag, place)| listeners::look(flag, &place))
 }
 
 /// Fails where a directory can neither be used nor made.

@@ -43,6 +43,12 @@ pub enum ServeError {
     /// The system grants too little.
     #[error(transparent)]
     Descriptors(#[from] descriptors::TooFew),
+    /// A socket could not be given to its group.
+    #[error(
+        "`socket_group` is a group that this user is not in (gid {0}), so no socket can be given to it; name a group of this \
+         user, or put the user into that one"
+    )]
+    SocketGroup(u32),
     /// The descriptors that are built in do not fit together.
     #[error("reflection cannot be served: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -1,8 +1,12 @@
 //! Where calls come in: the places of the settings, that of metrics, and the socket of the server's own user.
 
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use socket2::{Domain, Type};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,6 +17,7 @@ use crate::listen::ListenSettings;
 use crate::listen::accept::{self, ConnectionRoom, Listener};
 use crate::listen::socket::Socket;
 use crate::listen::tls::Tls;
+use crate::server::error::ServeError;
 use crate::server::services::{self, Layers};
 
 /// The socket in the data directory by which the server's own user calls.
@@ -79,6 +84,33 @@ impl Listeners {
             calls.spawn(accept::serve(listener, alone, ConnectionRoom::new(&few), few, closing.clone()));
         }
         calls
+    }
+}
+
+/// Fails where a place could not be listened at, as far as that shows without it: whether an address or a socket is in use by
+/// another program is not looked at.
+pub(super) fn look(flag: &'static str, place: &Place) -> Result<(), ServeError> {
+    let may_be = match place {
+        Place::Address(address) => may_be_bound(*address),
+        Place::Socket { group: Some(group), .. } if !Socket::may_be_of(*group) => {
+            return Err(ServeError::SocketGroup(*group));
+        }
+        Place::Socket { path, .. } => {
+            let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let access = Access::WRITE_OK | Access::EXEC_OK;
+            Socket::may_be_at(path).and_then(|()| Ok(accessat(CWD, above, access, AtFlags::EACCESS)?))
+        }
+    };
+    may_be.map_err(|error| ServeError::Listen(flag, place.to_string(), error))
+}
+
+/// Fails where this machine does not have the address, or this user may not have the port. Nobody can connect meanwhile.
+fn may_be_bound(address: SocketAddr) -> io::Result<()> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    match socket.bind(&address.into()) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(()),
+        bound => bound,
     }
 }
 

@@ -69,7 +69,7 @@ pub use crate::server::error::ServeError;
 pub use crate::server::settings::{EngineSettings, ServerSettings};
 pub use crate::store::Retention;
 /// What is done with a data directory beside a server.
-pub use crate::store::sqlite::{Head, KeySource, RootKeys, audit, backup, is_free, verify_audit};
+pub use crate::store::sqlite::{Head, KeySource, RootKeys, audit, backup, has_key, is_free, verify_audit};
 
 /// How often the head of the audit is logged.
 const HEADS_INTERVAL: Duration = Duration::from_hours(1);
@@ -108,6 +108,7 @@ pub async fn serve(
     ready: impl FnOnce(&[String], Recovery),
 ) -> Result<(), ServeError> {
     let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+    check::surroundings(&settings)?;
     settings.audit_log.iter().for_each(audit_log::check);
     let counted = Arc::new(Metrics::new(metrics::label_values(settings.metrics_hosts.clone(), &DESCRIPTORS)));
     let (traces, sender) = Traces::start(settings.trace_ratio, counted.clone())?.unzip();

@@ -7,7 +7,7 @@ use haul::pb;
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{Server, haul};
+use crate::support::server::{Server, binary, haul};
 use crate::support::spec::{fetch, job};
 
 fn run(server: &Server, args: &[&str]) -> Output {
@@ -15,7 +15,7 @@ fn run(server: &Server, args: &[&str]) -> Output {
 }
 
 fn run_with(server: &Server, args: &[&str], stdin: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_haul"))
+    let mut child = Command::new(binary())
         .args(["--server", &server.address])
         .args(args)
         .stdin(Stdio::piped())
@@ -69,6 +69,22 @@ async fn a_list_added_again_adds_nothing_twice() {
     assert!(text(&shown).contains(&expected), "{}", text(&shown));
 }
 
+/// Nobody has sealed it: its first task has failed, and that was its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_has_ended_says_why_it_takes_no_more_of_a_list() {
+    let server = Server::start().await;
+    let opened = run(&server, &["submit", "--open", "--fetch", "http://127.0.0.1:9/first"]);
+    let id = text(&opened).trim().to_owned();
+    assert_eq!(server.ended(&id).await.state(), pb::JobState::Failed);
+    let late = run_with(&server, &["add", &id, "--fetch", "-i", "-"], b"http://127.0.0.1:9/late\n");
+    let said = text(&late);
+    assert_eq!(late.status.code(), Some(1), "{said}");
+    for part in ["has ended, FAILED (task 0: ", "`--mode collect`", "no task was added"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("is sealed"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_any_length_is_submitted() {
     let server = Server::start().await;
@@ -110,7 +126,7 @@ async fn a_fault_of_a_line_names_its_list_and_its_number() {
         (format!("http://a/\n# of one\n{long}\n"), vec!["line 3: the URL is"]),
         (
             task("") + &task(", \"bogus\": 1"),
-            vec!["line 2: cannot read the JSON", "`fetch.bogus` is unknown", " at column "],
+            vec!["line 2: cannot read the JSON", "`fetch.bogus` is unknown", " (column "],
         ),
         (task("") + &task(", \"method\": \"A B\""), vec!["line 2: `fetch.method` "]),
         (format!("http://a/\n{long}\n{long}\n"), vec!["line 2: the URL is", "line 3: the URL is"]),

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::support::server::PATIENCE;
+use crate::support::server::{PATIENCE, binary};
 
 /// What a command wrote to its terminal, and what the screen shows of it.
 struct State {
@@ -64,7 +64,7 @@ impl Terminal {
             let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
             Stdio::from(rustix::fs::open(&*name, flags, Mode::empty()).unwrap())
         };
-        let mut command = Command::new(env!("CARGO_BIN_EXE_haul"));
+        let mut command = Command::new(binary());
         command.args(args).env("TERM", "xterm-256color").env_remove("NO_COLOR").envs(variables.iter().copied());
         let keys = if has_keys { end() } else { Stdio::null() };
         let child = command.stdin(keys).stdout(end()).stderr(end()).spawn().unwrap();

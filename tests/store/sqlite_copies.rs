@@ -10,7 +10,7 @@ use haul::model::job::{Job, JobState};
 use haul::model::task::TaskState;
 use haul::model::task_filter::TaskChoice;
 use haul::model::time::Timestamp;
-use haul::store::sqlite::{BackupError, Durability, OpenError, SqliteStore, SqliteWriter, audit, backup};
+use haul::store::sqlite::{BackupError, Durability, OpenError, RootKeys, SqliteStore, SqliteWriter, audit, backup};
 use haul::store::{Batch, Content, JobFilter, JobPlace, NewPage, Store as _, TaskMove, TaskRow, WriteStore as _};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
@@ -131,7 +131,7 @@ async fn a_backup_is_a_data_directory() {
     assert_eq!(mode(&to), 0o700);
     assert_eq!(mode(&to.join("content")), 0o700);
     assert_eq!((mode(&to.join("haul.db")), mode(&to.join(content))), (0o600, 0o600));
-    assert_eq!(audit(&to).await.unwrap(), Vec::<String>::new());
+    assert_eq!(audit(&to, &RootKeys::default()).await.unwrap(), Vec::<String>::new());
     assert!(matches!(SqliteStore::open(&to, Durability::Full).await, Err(OpenError::Key { .. })), "the key is apart");
     fs::copy(dir.join("haul.key"), to.join("haul.key")).unwrap();
     let (copy, _writer) = SqliteStore::open(&to, Durability::Full).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_backup_says_which_files_are_missing() {
     let content = Path::new("content").join(job_id(1).to_string()).join("0-0");
     fs::remove_file(dir.join(&content)).unwrap();
     assert_eq!(backup(&dir, &to, false).await.unwrap().missing, [content]);
-    assert_eq!(audit(&to).await.unwrap().len(), 1);
+    assert_eq!(audit(&to, &RootKeys::default()).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn a_check_changes_nothing() {
         files(dir).into_iter().filter(|(path, _)| path.extension() != Some("db-shm".as_ref())).collect()
     };
     let before = stored(&dir);
-    assert_eq!(audit(&dir).await.unwrap(), Vec::<String>::new());
+    assert_eq!(audit(&dir, &RootKeys::default()).await.unwrap(), Vec::<String>::new());
     assert!(before == stored(&dir), "beside a server");
     Box::new(writer).close().await;
     drop(store);
@@ -203,11 +203,11 @@ async fn a_check_changes_nothing() {
         fs::write(path, bytes).unwrap();
     }
     let before = files(&still);
-    assert_eq!(audit(&still).await.unwrap(), Vec::<String>::new());
+    assert_eq!(audit(&still, &RootKeys::default()).await.unwrap(), Vec::<String>::new());
     let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
     assert_eq!(names(&before), names(&files(&still)));
     assert!(before == files(&still));
-    assert!(matches!(audit(parent.path()).await, Err(OpenError::Missing { .. })));
+    assert!(matches!(audit(parent.path(), &RootKeys::default()).await, Err(OpenError::Missing { .. })));
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn a_check_finds_what_is_wrong() {
         let mut conn = SqliteConnection::connect(&url).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(damage.to_owned())).execute(&mut conn).await.unwrap();
         conn.close().await.unwrap();
-        let found = audit(&dir).await.unwrap();
+        let found = audit(&dir, &RootKeys::default()).await.unwrap();
         assert!(found.iter().any(|what| what.contains(expected)), "{damage}: {found:#?}");
     }
     // A page of an index that is not what it was.
@@ -253,6 +253,6 @@ async fn a_check_finds_what_is_wrong() {
     let end = torn.len();
     torn[end - 4096..].fill(0x5a);
     fs::write(dir.join("haul.db"), &torn).unwrap();
-    let found = audit(&dir).await;
+    let found = audit(&dir, &RootKeys::default()).await;
     assert!(found.is_err() || !found.unwrap().is_empty());
 }

@@ -13,7 +13,7 @@ use haul::model::task::{Task, TaskState};
 use haul::model::task_filter::{TaskChoice, TaskFilter};
 use haul::model::tenant::{DEFAULT_NO, Party};
 use haul::model::time::Timestamp;
-use haul::store::sqlite::audit;
+use haul::store::sqlite::{RootKeys, audit};
 use haul::store::{
     Addition, AuditPlace, Batch, Content, JobFilter, NewPage, Store, StoreError, Sweep, TaskQuery, Which,
 };
@@ -200,7 +200,7 @@ async fn read_all(store: &dyn Store, what: &str) -> (usize, usize) {
 async fn damage_in_a_text_fails_no_read_of_others_and_is_found() {
     let whole = full().await;
     let all = read_all(&*whole.store, "nothing").await;
-    let before: BTreeSet<String> = audit(whole.dir()).await.unwrap().into_iter().collect();
+    let before: BTreeSet<String> = audit(whole.dir(), &RootKeys::default()).await.unwrap().into_iter().collect();
     for (table, column) in columns(&whole).await {
         let what = format!("{table}.{column}");
         for how in DAMAGES {
@@ -208,7 +208,7 @@ async fn damage_in_a_text_fails_no_read_of_others_and_is_found() {
             assert!(damage(&rig, &table, &column, how).await, "the test has a row with `{what}`");
             let (jobs, tasks) = read_all(&*rig.store, &what).await;
             assert!(jobs + 2 >= all.0 && tasks + 10 >= all.1, "{what}: {jobs} and {tasks} of {all:?}");
-            let found = audit(rig.dir()).await.unwrap();
+            let found = audit(rig.dir(), &RootKeys::default()).await.unwrap();
             let is_found = found.iter().any(|it| !before.contains(it) && it.contains("cannot be read"));
             assert!(is_found || PLAIN.contains(&what.as_str()) && !how.contains("ff"), "{what} {how}: {found:?}");
             // What is written beside it is written.
@@ -246,7 +246,7 @@ async fn a_row_whose_bag_is_gone_cannot_be_read() {
         assert!(matches!(job, Err(StoreError::Unreadable(_))), "{job:?}");
         assert_eq!(rig.store.lane_page(job_id(2), 0, 0, 10, Timestamp(0)).await.unwrap().tasks.len(), 1);
         assert_eq!(rig.store.task(task_id(2, 0)).await.unwrap().unwrap().index, 0, "without secrets there is none");
-        let found = audit(rig.dir()).await.unwrap();
+        let found = audit(rig.dir(), &RootKeys::default()).await.unwrap();
         assert_eq!(found.iter().filter(|it| it.contains("its bag does not have")).count(), 2, "{found:?}");
     }
 }

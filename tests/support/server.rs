@@ -258,7 +258,7 @@ impl Drop for Server {
 
 /// Runs the binary to its end with these arguments.
 pub fn haul(args: &[&str]) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_haul")).args(args).env("HAUL_LOG", "warn").output().unwrap()
+    Command::new(binary()).args(args).env("HAUL_LOG", "warn").output().unwrap()
 }
 
 /// The binary under test: the one that was built with the test, or `HAUL_BIN`.

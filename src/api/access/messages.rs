@@ -50,16 +50,19 @@ pub(super) fn read_identities(identities: &[pb::Identity], path: &str, v: &mut V
     let mut read = Vec::with_capacity(identities.len());
     for (index, identity) in identities.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        let identity = match identity.kind.clone() {
-            Some(Kind::CertificateUri(uri)) => Identity::CertificateUri(uri),
-            Some(Kind::CertificateDns(name)) => Identity::CertificateDns(name.to_ascii_lowercase()),
-            Some(Kind::UnixUid(uid)) => Identity::UnixUid(uid),
-            Some(Kind::UnixGid(gid)) => Identity::UnixGid(gid),
+        let (field, identity) = match identity.kind.clone() {
+            Some(Kind::CertificateUri(uri)) => ("certificate_uri", Identity::CertificateUri(uri)),
+            Some(Kind::CertificateDns(name)) => {
+                ("certificate_dns", Identity::CertificateDns(name.to_ascii_lowercase()))
+            }
+            Some(Kind::UnixUid(uid)) => ("unix_uid", Identity::UnixUid(uid)),
+            Some(Kind::UnixGid(gid)) => ("unix_gid", Identity::UnixGid(gid)),
             None => {
                 v.add(path, "is empty; set `certificate_uri`, `certificate_dns`, `unix_uid` or `unix_gid`");
                 continue;
             }
         };
+        let path = format!("{path}.{field}");
         if let Identity::CertificateUri(text) | Identity::CertificateDns(text) = &identity {
             values::text(text, &path, IDENTITY_BYTES_MAX, v);
         }

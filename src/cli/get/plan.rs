@@ -16,6 +16,7 @@ use crate::model::checksum::Checksum;
 use crate::model::header::{begins_header, is_header};
 use crate::model::secret::is_secret_header;
 use crate::model::spec::{DownloadSpec, OnConflict, TaskOptions, TaskSpec, Work};
+use crate::named_file;
 use crate::pb;
 use crate::server::{self, EnvironmentProxies, Root, made_from, names, with_scheme};
 
@@ -247,7 +248,7 @@ fn header(text: &str) -> Result<pb::Header, Usage> {
 fn small_file(flag: &str, path: &Path) -> Result<String, Usage> {
     let wrong = |why: String| Usage(format!("`{flag}`: cannot read `{}`: {why}", path.display()));
     let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let file = named_file::open(path).map_err(|error| wrong(error.to_string()))?;
     let read = file.take(SMALL_FILE_BYTES_MAX + 1).read_to_string(&mut text);
     read.map_err(|error| wrong(error.to_string()))?;
     if text.len() as u64 > SMALL_FILE_BYTES_MAX { Err(wrong("it is larger than 64 KiB".to_owned())) } else { Ok(text) }

@@ -2,13 +2,16 @@
 //!
 //! All questions about rows are asked within one transaction, so that they are about one state of the database.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use sqlx::{Connection as _, SqliteConnection};
 
-use crate::store::sqlite::beside::{has_log, remove_log};
+use crate::model::ids::JobId;
+use crate::store::sqlite::beside::{has_log, has_tables, remove_log};
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::contents::{CONTENTS, ContentRow, content_path, is_kept};
+use crate::store::sqlite::keys::{KEY_FILE, Keyring, RootKeys};
 use crate::store::sqlite::legible::illegible;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::schema;
@@ -83,23 +86,43 @@ const RULES: &[(&str, &str)] = &[
      "SELECT 'body ' || id FROM bodies WHERE id NOT IN (SELECT body FROM pages WHERE body IS NOT NULL)"),
 ];
 
-/// Returns what is wrong with the data directory `dir`, in sentences.
-pub async fn audit(dir: &Path) -> Result<Vec<String>, OpenError> {
+/// Returns what is wrong with the data directory `dir`, in sentences. `roots`: where its root key is.
+pub async fn audit(dir: &Path, roots: &RootKeys) -> Result<Vec<String>, OpenError> {
     let database = dir.join("haul.db");
-    let failed = |error| OpenError::Sqlite { path: database.clone(), error };
     if !database.exists() {
         return Err(OpenError::Missing { path: database });
     }
     let had_log = has_log(dir);
     let mut conn = schema::reading(&database).await?;
-    sqlx::query("BEGIN").execute(&mut conn).await.map_err(failed)?;
-    let found = questions(&mut conn, dir).await;
+    let found = findings(&mut conn, dir, roots).await;
     // It read only; there is nothing to lose.
     let _ = conn.close().await;
     if !had_log {
         remove_log(dir);
     }
-    found.map_err(|error| OpenError::Unread { path: database, error })
+    found
+}
+
+/// Returns whether there is a root key to check: a place of it is named, or it lies in the data directory.
+pub fn has_key(dir: &Path, roots: &RootKeys) -> bool {
+    *roots != RootKeys::Beside || dir.join(KEY_FILE).exists()
+}
+
+async fn findings(conn: &mut SqliteConnection, dir: &Path, roots: &RootKeys) -> Result<Vec<String>, OpenError> {
+    let path = || dir.join("haul.db");
+    let failed = |error| OpenError::Sqlite { path: path(), error };
+    if !has_tables(conn, &["jobs"]).await.map_err(failed)? {
+        return Err(OpenError::Empty { path: path() });
+    }
+    let has_keys = has_tables(conn, &["data_keys"]).await.map_err(failed)?;
+    // A backup has no key of its own, and nothing is wrong with it for that.
+    let keys =
+        if has_key(dir, roots) { Keyring::check(has_keys.then_some(&mut *conn), dir, roots).await } else { Ok(()) };
+    sqlx::query("BEGIN").execute(&mut *conn).await.map_err(failed)?;
+    let found = questions(conn, dir).await;
+    let mut found = found.map_err(|error| OpenError::Unread { path: path(), error })?;
+    found.extend(keys.err().map(|error| error.to_string()));
+    Ok(found)
 }
 
 async fn questions(conn: &mut SqliteConnection, dir: &Path) -> Result<Vec<String>, sqlx::Error> {
@@ -110,15 +133,17 @@ async fn questions(conn: &mut SqliteConnection, dir: &Path) -> Result<Vec<String
             .iter()
             .map(Text::shown)
             .filter(|verdict| verdict != "ok")
-            .map(|what| format!("the file is damaged: {what}")),
+            .map(|what| format!("the file is damaged: {}", what.lines().collect::<Vec<_>>().join("; "))),
     );
     let vacuum: i64 = sqlx::query_scalar("PRAGMA auto_vacuum").fetch_one(&mut *conn).await?;
     if vacuum != 2 {
         found.push("the file does not return room: its auto_vacuum is not INCREMENTAL".to_owned());
     }
+    let jobs: Vec<(i64, Vec<u8>)> = sqlx::query_as("SELECT no, id FROM jobs").fetch_all(&mut *conn).await?;
+    let jobs = jobs.into_iter().filter_map(|(no, id)| Some((no, job_id(&id).ok()?))).collect();
     for (what, query) in RULES {
         let rows: Vec<Text> = sqlx::query_scalar(*query).fetch_all(&mut *conn).await?;
-        list(&mut found, rows.iter().map(|row| format!("{} {what}", row.shown())));
+        list(&mut found, rows.iter().map(|row| format!("{} {what}", named(&row.shown(), &jobs))));
     }
     let named: Vec<ContentRow> = sqlx::query_as(CONTENTS).fetch_all(&mut *conn).await?;
     sqlx::query("COMMIT").execute(&mut *conn).await?;
@@ -139,6 +164,22 @@ async fn questions(conn: &mut SqliteConnection, dir: &Path) -> Result<Vec<String
     }
     list(&mut found, wrong.into_iter());
     Ok(found)
+}
+
+/// Returns the name of a row as people have it: a task is `JOB/INDEX` instead of the number of its row.
+fn named(row: &str, jobs: &BTreeMap<i64, JobId>) -> String {
+    let Some((kind, number)) = row.rsplit_once(' ') else { return row.to_owned() };
+    let kind = match kind {
+        "task" | "page of task" => kind.to_owned(),
+        "claim" | "state" | "old state" => format!("{kind} of task"),
+        _ => return row.to_owned(),
+    };
+    let Ok(number) = number.parse::<i64>() else { return row.to_owned() };
+    let (job, index) = (number >> 32, number & i64::from(u32::MAX));
+    match jobs.get(&job) {
+        Some(id) => format!("{kind} {id}/{index}"),
+        None => format!("{kind} {index} of job number {job}"),
+    }
 }
 
 /// What is wrong with a content file.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
+use crate::store::sqlite::beside::has_tables;
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::contents::{CONTENTS, ContentRow, content_path, is_kept};
 use crate::store::sqlite::keys::KEY_FILE;
@@ -54,12 +55,15 @@ pub async fn backup(from: &Path, to: &Path, with_key: bool) -> Result<BackedUp, 
     if !database.exists() {
         return Err(Box::new(OpenError::Missing { path: database }).into());
     }
+    let sql = |error: sqlx::Error| BackupError::Snapshot(error.to_string());
     let mut live = schema::reading(&database).await.map_err(Box::new)?;
+    if !has_tables(&mut live, &["jobs"]).await.map_err(sql)? {
+        return Err(Box::new(OpenError::Empty { path: database }).into());
+    }
     let unfinished = Unfinished::beside(&to).map_err(write)?;
     let snapshot = unfinished.0.join("haul.db");
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&snapshot).map_err(write)?;
 
-    let sql = |error: sqlx::Error| BackupError::Snapshot(error.to_string());
     let quoted = snapshot.display().to_string().replace('\'', "''");
     sqlx::query(AssertSqlSafe(format!("VACUUM INTO '{quoted}'"))).execute(&mut live).await.map_err(sql)?;
     let mut copy = schema::open_private(&snapshot).await.map_err(sql)?;

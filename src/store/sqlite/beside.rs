@@ -13,6 +13,7 @@ use crate::store::sqlite::keys::{Keyring, RootKeys};
 use crate::store::sqlite::lines;
 use crate::store::sqlite::lock::{DirLock, LOCK_FILE};
 use crate::store::sqlite::open_error::OpenError;
+use crate::store::sqlite::rights;
 use crate::store::sqlite::schema;
 use crate::store::sqlite::text::Text;
 
@@ -22,7 +23,8 @@ const LOG_FILES: [&str; 2] = ["haul.db-wal", "haul.db-shm"];
 /// Reads who may call in the data directory `dir`: nobody, where there is no database or one of before there were principals. Fails
 /// where a start would not take the database, or not get at its keys.
 pub async fn look_beside(dir: &Path, roots: &RootKeys) -> Result<Book, OpenError> {
-    schema::files(dir)?;
+    rights::files(dir)?;
+    rights::may_write(dir)?;
     let path = dir.join("haul.db");
     if !path.exists() {
         Keyring::check(None, dir, roots).await?;
@@ -31,18 +33,18 @@ pub async fn look_beside(dir: &Path, roots: &RootKeys) -> Result<Book, OpenError
     let failed = |error| OpenError::Sqlite { path: path.clone(), error };
     let had_log = has_log(dir);
     let mut conn = schema::reading(&path).await?;
-    let keys = match has_tables(&mut conn, &["data_keys"]).await {
-        Ok(has_keys) => Keyring::check(has_keys.then_some(&mut conn), dir, roots).await,
-        Err(error) => Err(failed(error)),
-    };
-    let book = book(&mut conn).await.map_err(failed);
+    let read = async {
+        let has_keys = has_tables(&mut conn, &["data_keys"]).await.map_err(failed)?;
+        Keyring::check(has_keys.then_some(&mut conn), dir, roots).await?;
+        book(&mut conn).await.map_err(failed)
+    }
+    .await;
     // It read only; there is nothing to lose.
     let _ = conn.close().await;
     if !had_log {
         remove_log(dir);
     }
-    keys?;
-    book
+    read
 }
 
 /// Fails where another process uses the data directory `dir`.
@@ -68,7 +70,7 @@ async fn book(conn: &mut SqliteConnection) -> Result<Book, sqlx::Error> {
 }
 
 /// Returns whether the database has all these tables.
-async fn has_tables(conn: &mut SqliteConnection, names: &[&str]) -> Result<bool, sqlx::Error> {
+pub(super) async fn has_tables(conn: &mut SqliteConnection, names: &[&str]) -> Result<bool, sqlx::Error> {
     let sql = "SELECT name FROM sqlite_schema WHERE type = 'table'";
     let there: Vec<String> = sqlx::query_scalar(sql).fetch_all(conn).await?;
     Ok(names.iter().all(|name| there.iter().any(|it| it == name)))
@@ -81,6 +83,9 @@ pub(super) fn has_log(dir: &Path) -> bool {
 
 /// Removes the empty log that a read made, unless a server has started to use it meanwhile.
 pub(super) fn remove_log(dir: &Path) {
+    if !has_log(dir) {
+        return;
+    }
     let (lock_file, had_lock) = (dir.join(LOCK_FILE), dir.join(LOCK_FILE).exists());
     let Ok(_lock) = DirLock::take(dir) else { return };
     if !had_lock && let Ok(database) = std::fs::metadata(dir.join("haul.db")) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use sqlx::{Connection as _, SqliteConnection};
 use zeroize::Zeroizing;
 
+use crate::named_file;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::forget;
 use crate::store::sqlite::open_error::OpenError;
@@ -302,7 +303,7 @@ fn text_of(source: &KeySource) -> Result<Zeroizing<String>, String> {
     match source {
         KeySource::File(path) => {
             let mut text = Zeroizing::new(String::with_capacity(KEY_FILE_BYTES_MAX as usize));
-            let file = File::open(path).map_err(|error| error.to_string())?;
+            let file = named_file::open(path).map_err(|error| error.to_string())?;
             file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
             Ok(text)
         }

@@ -41,6 +41,7 @@ mod purge;
 mod reader;
 mod recovery;
 mod reserve;
+mod rights;
 mod room;
 mod rows;
 mod schema;
@@ -58,7 +59,7 @@ mod values;
 mod verify;
 mod writer;
 
-pub use crate::store::sqlite::audit::audit;
+pub use crate::store::sqlite::audit::{audit, has_key};
 pub use crate::store::sqlite::backup::{BackedUp, BackupError, backup};
 pub use crate::store::sqlite::beside::{is_free, look_beside};
 pub use crate::store::sqlite::keys::{KeySource, RootKeys};

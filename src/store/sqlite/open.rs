@@ -1,8 +1,8 @@
 //! Opens the data directory, or says why not.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::pieces::PIECE;
 use crate::store::sqlite::reader::Reader;
 use crate::store::sqlite::reserve::Reserve;
+use crate::store::sqlite::rights;
 use crate::store::sqlite::schema::{self, BUSY_TIMEOUT, MIGRATIONS, WRITER_BUSY_TIMEOUT};
 use crate::store::sqlite::store::SqliteStore;
 use crate::store::sqlite::writer::SqliteWriter;
@@ -72,8 +73,9 @@ impl SqliteStore {
         schema::library(&library_version().await.map_err(failed)?)?;
         let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unwritable)?;
-        make_private(dir).map_err(unwritable)?;
-        schema::files(dir)?;
+        rights::make_private(dir)?;
+        rights::files(dir)?;
+        rights::may_write(dir)?;
         let lock = Arc::new(DirLock::wait_for(dir).await?);
         // A scratch store is thrown away, and nothing is ever deleted from it.
         let mut reserve = (durability == Durability::Full).then(|| Reserve::of(dir));
@@ -153,13 +155,6 @@ async fn connect(path: &Path, options: &SqliteConnectOptions) -> Result<SqliteCo
     let migrated = MIGRATIONS.run_direct(None, &mut conn, false).await;
     migrated.map_err(|error| OpenError::Migrate { path: path.to_owned(), error })?;
     Ok(conn)
-}
-
-/// Takes a directory that somebody else may have made away from all but its user. Fails where it is another user's.
-fn make_private(dir: &Path) -> io::Result<()> {
-    let mode = std::fs::metadata(dir)?.permissions().mode();
-    let private = mode & !0o077;
-    if private == mode { Ok(()) } else { std::fs::set_permissions(dir, Permissions::from_mode(private)) }
 }
 
 fn reader(path: &Path, connections_max: u32, patience: Duration, vault: &Arc<Vault>) -> Reader {

@@ -23,10 +23,20 @@ pub enum OpenError {
         path.display()
     )]
     Unwritable { path: PathBuf, error: io::Error },
-    #[error("the database `{}` cannot be read ({error}); give this user the right to", path.display())]
+    #[error("`{}` cannot be read ({error}); give this user the right to", path.display())]
     Unreadable { path: PathBuf, error: io::Error },
     #[error("`{}` is in the place of a file of the data directory and is none; move it away, or choose another `--data-dir`", path.display())]
     Special { path: PathBuf },
+    #[error("`{}` is a link to a file that is not there; put that file back, or remove the link", path.display())]
+    Dangling { path: PathBuf },
+    #[error("`{}` cannot be written to ({error}); give this user the right to", path.display())]
+    ReadOnly { path: PathBuf, error: io::Error },
+    #[error(
+        "the data directory `{}` belongs to another user (uid {user}) and is open to others, which only its owner can \
+         change; give it to the user that haul runs as, or choose another `--data-dir`",
+        path.display()
+    )]
+    OthersDirectory { path: PathBuf, user: u32 },
     #[error(
         "`{}` belongs to another user (uid {user}), who may know what is in it; if it is yours, give it to the user that haul runs \
          as, else move it away",
@@ -39,6 +49,12 @@ pub enum OpenError {
         path.display()
     )]
     Newer { path: PathBuf, found: i64, known: i64 },
+    #[error(
+        "the database `{}` is empty: no server has stored anything in it; start one, or set `--data-dir` to the server's data \
+         directory",
+        path.display()
+    )]
+    Empty { path: PathBuf },
     #[error("there is no database `{}`; set `--data-dir` to the server's data directory", path.display())]
     Missing { path: PathBuf },
     #[error("the database `{}` is not haul's; choose another `--data-dir`", path.display())]

@@ -2,9 +2,8 @@
 //!
 //! A file that is not ours, not whole, or newer than we are stays as it is, byte for byte: it is opened for reading only.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, SqlSafeStr as _,
 
 use crate::store::sqlite::errors::{is_want_of_rights, is_want_of_room};
 use crate::store::sqlite::open_error::OpenError;
+use crate::store::sqlite::rights;
 
 /// Forward only, by number. The macro that embeds a whole directory is not used: it needs `sqlx`, with `SQLite` and the
 /// runtime, a second time, built for the compiler.
@@ -60,37 +60,14 @@ pub(super) fn library(version: &str) -> Result<(), OpenError> {
     if found >= SQLITE_MIN { Ok(()) } else { Err(OpenError::OldLibrary { found: version.to_owned() }) }
 }
 
-/// The files of a data directory, by name.
-const FILES: [&str; 8] =
-    ["haul.db", "haul.db-wal", "haul.db-shm", "haul.db-journal", "haul.key", "haul.lock", "haul.probe", "haul.reserve"];
 /// A database in which there is no table yet.
 const EMPTY_BYTES: u64 = 4096;
-
-/// Refuses a data directory where something else than a file has the name of one: opening a pipe would wait until somebody
-/// writes to it. So is a file of another user, which was put there while the directory was open to all, and whose tokens and keys
-/// that user knows.
-pub(super) fn files(dir: &Path) -> Result<(), OpenError> {
-    let Ok(of_dir) = fs::metadata(dir) else { return Ok(()) };
-    let users = [rustix::process::geteuid().as_raw(), 0, of_dir.uid()];
-    for path in FILES.map(|name| dir.join(name)) {
-        // Of a link, who made it counts as well as what it leads to.
-        for found in [fs::metadata(&path), fs::symlink_metadata(&path)].into_iter().flatten() {
-            if !users.contains(&found.uid()) {
-                return Err(OpenError::Stranger { path, user: found.uid() });
-            }
-        }
-        if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
-            return Err(OpenError::Special { path });
-        }
-    }
-    Ok(())
-}
 
 /// Refuses a database that this binary must not write to. One that is not there, or empty, is fine. Of any other the connection
 /// is returned that looked: whoever opens the next one before this one is closed need not read the whole log again, which `SQLite`
 /// does for the first connection after a crash.
 pub(super) async fn database(path: &Path) -> Result<Option<SqliteConnection>, OpenError> {
-    path.parent().map_or(Ok(()), files)?;
+    path.parent().map_or(Ok(()), rights::files)?;
     let corrupt = |what: String| OpenError::Corrupt { path: path.to_owned(), what };
     let Some(bytes) = header(path)? else { return Ok(None) };
     let failed = |error: sqlx::Error| {
@@ -213,7 +190,8 @@ async fn inspect(conn: &mut SqliteConnection, path: &Path, bytes: u64) -> Result
     for check in checks {
         let verdict: String = sqlx::query_scalar(AssertSqlSafe(check)).fetch_one(&mut *conn).await?;
         if verdict != "ok" {
-            return refuse(OpenError::Corrupt { path: path.to_owned(), what: verdict });
+            let what = verdict.lines().collect::<Vec<_>>().join("; ");
+            return refuse(OpenError::Corrupt { path: path.to_owned(), what });
         }
     }
     Ok(())

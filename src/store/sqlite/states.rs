@@ -42,7 +42,7 @@ pub(super) fn forget(script: &mut Script<'_>, numbers: &Numbers, tasks: &[TaskId
     }
     let ids: Vec<i64> = tasks.iter().map(|id| numbers.task(*id)).collect::<Result<_, _>>()?;
     let sql = "DELETE FROM task_states WHERE id IN (SELECT value FROM json_each(?))";
-    script.statement(sql, serde_json::to_string(&ids)?, None)
+    script.statement(sql, serde_json::to_string(&ids)?)
 }
 
 pub(super) async fn apply(script: &mut Script<'_>, numbers: &Numbers, moves: &[TaskMove]) -> Result<(), Fault> {
