@@ -109,7 +109,7 @@ impl Place {
 
     /// Forces the bytes to the device, unless that was done together with other files when there had been so many errors.
     pub(super) fn sync_unless(&self, errors: Option<u64>) -> io::Result<()> {
-        if errors == Some(self.errors_before) { self.disk.is_synced() } else { self.disk.sync() }
+        if errors == Some(self.errors_before) { self.disk.synced_together() } else { self.disk.sync() }
     }
 
     /// Whether the part has its name.

@@ -92,7 +92,7 @@ impl Disk {
     }
 
     /// As [`Disk::sync`], where all that was written is on the device together with that of other files.
-    pub(super) fn is_synced(&self) -> io::Result<()> {
+    pub(super) fn synced_together(&self) -> io::Result<()> {
         self.synced_by(|_| Ok(()))
     }
 
