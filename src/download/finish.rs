@@ -4,11 +4,16 @@ use crate::download::Halt;
 use crate::download::held::Held;
 use crate::download::order::Order;
 use crate::download::transfer::Transferred;
+use crate::files::Durability;
 use crate::files::binding::Why;
 use crate::files::bound::Bound;
 use crate::model::checksum::Checksum;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::outcome::DownloadResult;
+
+/// A file of no more bytes leaves its task's place to others while it is forced to the device: that takes as long for a small
+/// file, and each takes less the more of them wait for it together. What waits so is bounded by their number.
+const SETTLES_BYTES_MAX: u64 = 1 << 20;
 
 /// The bytes are the right ones. Only this can be committed, and only [`verify`] makes it.
 pub(super) struct Verified {
@@ -46,6 +51,9 @@ pub(super) async fn verify(order: &Order<'_>, transferred: Transferred, held: &m
 /// Gives the file its name.
 pub(super) async fn commit(order: &Order<'_>, verified: Verified) -> Result<DownloadResult, Halt> {
     let Verified { bound, name, total, checksums, resumed_bytes } = verified;
+    if order.ctx.durability == Durability::Full && total <= SETTLES_BYTES_MAX {
+        order.ctx.transport.settle();
+    }
     let committed = bound.commit(&name, total, order.taken(), order.ctx.durability, !order.ctx.part_is_shared).await?;
     order.ctx.meter.set_done(total);
     let record = committed.record;

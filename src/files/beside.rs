@@ -14,13 +14,18 @@ pub fn do_here() {
     IS_DONE_HERE.set(true);
 }
 
+/// Whether it is.
+pub(super) fn is_done_here() -> bool {
+    IS_DONE_HERE.get()
+}
+
 /// Does `work` on a thread of its own.
 ///
 /// # Errors
 ///
 /// It panicked, or the runtime ends.
 pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, JoinError> {
-    if !IS_DONE_HERE.get() {
+    if !is_done_here() {
         return spawn_blocking(work).await;
     }
     let done = work();

@@ -34,6 +34,8 @@ pub(super) struct Place {
     moved: Mutex<Option<Folder>>,
     pub(super) key: String,
     pub(super) disk: Disk,
+    /// See [`crate::files::together::Together::errors`]; it is told before the first byte that is written here.
+    errors_before: u64,
     /// Given back with the last reference.
     _claim: Claim,
     /// How the part gets its name; `None`: it has it.
@@ -110,6 +112,7 @@ impl Place {
         naming: Option<Naming>,
     ) -> Place {
         Place {
+            errors_before: root.together().errors(),
             root,
             folder,
             moved: Mutex::default(),
@@ -147,6 +150,11 @@ impl Place {
         }
         self.disk.sync().map_err(SaveError::Data)?;
         self.take_name().and_then(|()| self.write_claim(stored)).map_err(|_| SaveError::Claim)
+    }
+
+    /// Forces the bytes to the device, unless that was done together with other files when there had been so many errors.
+    pub(super) fn sync_unless(&self, errors: Option<u64>) -> io::Result<()> {
+        if errors == Some(self.errors_before) { self.disk.synced_together() } else { self.disk.sync() }
     }
 
     /// Whether the part has its name.

@@ -8,7 +8,6 @@ use std::io;
 use std::sync::Arc;
 
 use crate::files::Durability;
-use crate::files::bound::Bound;
 use crate::files::candidates;
 use crate::files::candidates::{CANDIDATES_MAX, Wanted};
 use crate::files::checkpoint::{Place, meta_draft_name, meta_name, part_name};
@@ -55,49 +54,34 @@ pub struct Committed {
     pub record: Record,
 }
 
-impl Bound {
-    /// Gives the finished part its name. `size` is what it must have. `is_of_task`: its key is of one task for ever, so that a
-    /// file of that key is the task's own.
-    pub async fn commit(
-        self,
-        name: &str,
-        size: u64,
-        taken: Taken,
-        durability: Durability,
-        is_of_task: bool,
-    ) -> Result<Committed, Failure> {
-        let (place, binding) = self.into_parts();
-        let record = Record {
-            key: place.key.clone(),
-            source: binding.source,
-            url: binding.final_url,
-            etag: binding.version.etag,
-            last_modified: binding.version.last_modified,
-            content_type: binding.content_type,
-            http_status: binding.http_status,
-            connections: binding.connections,
-            ..Record::default()
-        };
-        let commit = Commit { name: name.to_owned(), size, taken, durability, record, is_of_task };
-        // What waits for nothing is done in place: a small file costs a few system calls and no change of threads.
-        if durability == Durability::None && !place.has_meta() {
-            return commit.run(&place);
-        }
-        blocking(move || commit.run(&place)).await
-    }
-}
-
-struct Commit {
-    name: String,
-    size: u64,
-    taken: Taken,
-    durability: Durability,
-    record: Record,
-    is_of_task: bool,
+/// A finished part on its way to its name, in the steps of [`Commit::run`].
+#[derive(Debug)]
+pub(super) struct Commit {
+    pub(super) name: String,
+    pub(super) size: u64,
+    pub(super) taken: Taken,
+    pub(super) durability: Durability,
+    pub(super) record: Record,
+    /// The key of the part is of one task for ever, so that a file of that key is the task's own.
+    pub(super) is_of_task: bool,
 }
 
 impl Commit {
-    fn run(mut self, place: &Place) -> Result<Committed, Failure> {
+    /// All steps for one file.
+    pub(super) fn run(mut self, place: &Place) -> Result<Committed, Failure> {
+        let created = self.prepare(place)?;
+        if self.durability == Durability::Full {
+            place.disk.sync().map_err(|error| place.fail("finish", &error))?;
+        }
+        let name = self.give_name(place)?;
+        if self.durability == Durability::Full {
+            place.root.sync_folder(&place.home()).map_err(|error| place.fail("finish", &error))?;
+        }
+        self.end(place, &name, created)
+    }
+
+    /// Looks at the part, and remembers with it where it came from. Says what identifies it.
+    pub(super) fn prepare(&mut self, place: &Place) -> Result<CreatedFile, Failure> {
         let fail = |error: io::Error| place.fail("finish", &error);
         let mut metadata = place.disk.metadata().map_err(fail)?;
         if metadata.len() > self.size {
@@ -110,10 +94,11 @@ impl Commit {
                 format!("the part file has {} bytes and not the {} that were received", metadata.len(), self.size);
             return Err(Failure::retryable(FailureReason::Io, message));
         }
-        let created = self.record.write(place.disk.file(), &metadata);
-        if self.durability == Durability::Full {
-            place.disk.sync().map_err(fail)?;
-        }
+        Ok(self.record.write(place.disk.file(), &metadata))
+    }
+
+    /// Gives the part a name, once its bytes are on the device where they are to be. Returns the name.
+    pub(super) fn give_name(&self, place: &Place) -> Result<String, Failure> {
         // One that came late would name the part beside its file.
         place.end_saves();
         if !place.is_named() && self.size > LEFT_FROM_BYTES {
@@ -123,6 +108,7 @@ impl Commit {
             }
         }
         // What was hashed is what gets the name, and not a file that somebody has put in its place.
+        let fail = |error: io::Error| place.fail("finish", &error);
         if place.is_named() && !place.is_at(&part_name(&place.key)).map_err(fail)? {
             return Err(replaced(place));
         }
@@ -132,11 +118,13 @@ impl Commit {
             let _ = place.home().rename_to_free(&name, &part_name(&place.key));
             return Err(replaced(place));
         }
-        if self.durability == Durability::Full {
-            place.root.sync_folder(&place.home()).map_err(fail)?;
-        }
-        place.remove_meta().map_err(fail)?;
-        Ok(Committed { path: place.folder.path_of(&name), created, record: self.record })
+        Ok(name)
+    }
+
+    /// The name is on the device where it is to be.
+    pub(super) fn end(self, place: &Place, name: &str, created: CreatedFile) -> Result<Committed, Failure> {
+        place.remove_meta().map_err(|error| place.fail("finish", &error))?;
+        Ok(Committed { path: place.folder.path_of(name), created, record: self.record })
     }
 }
 

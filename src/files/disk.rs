@@ -14,6 +14,11 @@ pub trait Faults: std::fmt::Debug + Send + Sync {
     fn write(&self, at: u64, length: usize) -> io::Result<()>;
     /// What was written is about to be forced to the device.
     fn sync(&self) -> io::Result<()>;
+    /// Whatever was written on the file system, by anybody, is about to be forced to the device. Where that succeeds,
+    /// [`Faults::sync`] is still asked for each file.
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// The file is empty from here on.
     fn empty(&self);
     /// Of what was written, only these bytes are claimed from here on.
@@ -83,12 +88,21 @@ impl Disk {
     /// reports that once: a second call that succeeds says nothing of the bytes before the first. So whoever syncs after
     /// one that failed gets an error too, also where nobody has waited for the first.
     pub(super) fn sync(&self) -> io::Result<()> {
+        self.synced_by(|file| file.sync_data())
+    }
+
+    /// As [`Disk::sync`], where all that was written is on the device together with that of other files.
+    pub(super) fn synced_together(&self) -> io::Result<()> {
+        self.synced_by(|_| Ok(()))
+    }
+
+    fn synced_by(&self, sync: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
         let mut is_lost = self.is_lost.lock().unwrap_or_else(PoisonError::into_inner);
         if *is_lost {
             return Err(io::Error::other("what was written before could not be forced to the device"));
         }
         let faulty = self.faults.as_ref().map_or(Ok(()), |faults| faults.sync());
-        let synced = faulty.and_then(|()| self.file.sync_data());
+        let synced = faulty.and_then(|()| sync(&self.file));
         *is_lost = synced.is_err();
         synced
     }

@@ -37,9 +37,12 @@ fn is_escape(error: &io::Error) -> bool {
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    beside(work).await.unwrap_or_else(|error| {
-        Err(Failure::retryable(FailureReason::Internal, format!("a file operation was interrupted: {error}")))
-    })
+    beside(work).await.unwrap_or_else(|error| Err(interrupted(&error)))
+}
+
+/// The failure of work that panicked, or whose thread was not there any more.
+pub(super) fn interrupted(error: &dyn std::error::Error) -> Failure {
+    Failure::retryable(FailureReason::Internal, format!("a file operation was interrupted: {error}"))
 }
 
 #[cfg(test)]

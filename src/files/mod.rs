@@ -24,6 +24,7 @@ mod error;
 pub mod folder;
 pub mod names;
 pub mod part;
+mod publish;
 pub mod ranges;
 pub mod remarks;
 pub mod root;
@@ -31,6 +32,7 @@ pub mod roots;
 pub mod source;
 pub mod space;
 mod syncs;
+mod together;
 mod unnamed;
 pub mod version;
 

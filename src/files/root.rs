@@ -28,6 +28,8 @@ use crate::files::names;
 use crate::files::source;
 use crate::files::space::{NoSpace, Reservation, Space};
 use crate::files::syncs::Syncs;
+use crate::files::together;
+use crate::files::together::{Together, When};
 use crate::files::unnamed;
 use crate::files::unnamed::Naming;
 use crate::model::failure::{Failure, FailureReason};
@@ -62,6 +64,7 @@ pub struct Root {
     /// How a file in it that has no name gets one; `None`: files have names from the start.
     naming: Option<Naming>,
     syncs: Syncs,
+    together: Arc<Together>,
     faults: Option<Arc<dyn Faults>>,
 }
 
@@ -84,6 +87,7 @@ impl Root {
     fn of(dir: io::Result<Dir>, reserve_bytes: Option<u64>, shown: &str) -> Result<Root, Failure> {
         let made = dir.and_then(|dir| {
             let folder = Folder::new(&dir, "")?;
+            let when = together::when(&folder);
             Ok(Root {
                 naming: Naming::of(&folder),
                 dir,
@@ -95,6 +99,7 @@ impl Root {
                 candidates: Candidates::default(),
                 claims: Arc::default(),
                 syncs: Syncs::default(),
+                together: Arc::new(Together::new(when)),
                 faults: None,
             })
         });
@@ -140,6 +145,23 @@ impl Root {
     #[must_use]
     pub fn with_named_parts(self) -> Root {
         Root { naming: None, ..self }
+    }
+
+    /// Makes each small file durable together with others, as where many are.
+    #[must_use]
+    pub fn with_files_together(self) -> Root {
+        Root { together: Arc::new(Together::new(When::Always)), ..self }
+    }
+
+    /// The files that are being made durable.
+    pub(super) fn together(&self) -> &Arc<Together> {
+        &self.together
+    }
+
+    /// Forces all that is written on the file system of the root to the device.
+    pub(super) fn sync_all(&self) -> io::Result<()> {
+        self.faults.as_ref().map_or(Ok(()), |faults| faults.sync_all())?;
+        Ok(rustix::fs::syncfs(self.folder.fd())?)
     }
 
     pub(super) fn faults(&self) -> Option<Arc<dyn Faults>> {

@@ -95,6 +95,15 @@ impl AttemptPlace {
         self.left
     }
 
+    /// Gives the place to others: the attempt asks nobody for anything any more, and is done once its file is on the device.
+    /// Where so many are there already, it keeps it.
+    pub(super) fn settle(&self) {
+        let mut inner = self.hosts.lock();
+        if inner.places.settles(self.attempt) {
+            self.hosts.place_is_free(inner);
+        }
+    }
+
     /// Something that the attempt may have to wait for.
     pub(super) fn wait(&self) -> Waiting<'_> {
         Waiting { place: self, is_waiting: false }

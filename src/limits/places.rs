@@ -17,6 +17,9 @@ use crate::model::tenant::TenantNo;
 /// The name of an attempt that has a place, or had one.
 pub(super) type AttemptNo = u64;
 
+/// The most attempts that have given their place away because they settle.
+const SETTLING_MAX: usize = 256;
+
 /// All attempts.
 #[derive(Debug, Default)]
 pub(super) struct Places {
@@ -24,6 +27,8 @@ pub(super) struct Places {
     last: AttemptNo,
     /// Attempts that have given their place away.
     idle: usize,
+    /// Those of them that settle.
+    settling: usize,
     /// Attempts that would go on if there was a place.
     wanting: usize,
     /// Attempts of which nobody knows yet for whom they are.
@@ -43,6 +48,7 @@ struct Holding {
     /// Requests that it waits for.
     waiting: u32,
     is_idle: bool,
+    is_settling: bool,
 }
 
 /// As many attempts wait without a place as may.
@@ -93,6 +99,7 @@ impl Places {
             None => {}
         }
         self.idle -= usize::from(holding.is_idle);
+        self.settling -= usize::from(holding.is_settling);
     }
 
     fn idle_no_more(&mut self, tenant: TenantNo) {
@@ -140,6 +147,9 @@ impl Places {
     fn set_idle(&mut self, attempt: AttemptNo, is_idle: bool) -> bool {
         let Some(holding) = self.attempts.get_mut(&attempt).filter(|it| it.is_idle != is_idle) else { return false };
         holding.is_idle = is_idle;
+        if !is_idle {
+            self.settling -= usize::from(std::mem::take(&mut holding.is_settling));
+        }
         let tenant = holding.tenant;
         if is_idle {
             self.idle += 1;
@@ -165,11 +175,23 @@ impl Places {
         holding.in_flight == 0 && holding.waiting > 0 && self.set_idle(attempt, true)
     }
 
+    /// An attempt has only its file to force to the device. Returns whether that frees a place.
+    pub(super) fn settles(&mut self, attempt: AttemptNo) -> bool {
+        let has_room = self.settling < SETTLING_MAX;
+        let Some(holding) = self.attempts.get_mut(&attempt) else { return false };
+        if !has_room || holding.in_flight > 0 || holding.is_idle {
+            return false;
+        }
+        holding.is_settling = true;
+        self.settling += 1;
+        self.set_idle(attempt, true)
+    }
+
     /// An attempt waits for a request from now on. Returns whether that frees a place.
     pub(super) fn waits(&mut self, attempt: AttemptNo, max: usize) -> Result<bool, Crowded> {
         let Some(holding) = self.attempts.get_mut(&attempt) else { return Ok(false) };
         let gives = holding.in_flight == 0 && !holding.is_idle;
-        if gives && self.idle >= max {
+        if gives && self.idle - self.settling >= max {
             return Err(Crowded);
         }
         holding.waiting += 1;
@@ -267,6 +289,34 @@ mod tests {
         assert_eq!(places.waits(attempt, 3), Err(Crowded));
         places.end(attempt);
         assert!(places.begin(3).is_some(), "others are not in the way");
+    }
+
+    #[test]
+    fn who_only_waits_for_the_disk_has_no_place_but_so_many_at_most() {
+        let mut places = Places::default();
+        let mut settled = Vec::new();
+        for _ in 0..SETTLING_MAX {
+            let attempt = places.begin(1).unwrap();
+            places.started(attempt);
+            assert!(!places.settles(attempt), "the origin counts its request");
+            places.released(attempt);
+            assert!(places.settles(attempt) && !places.settles(attempt));
+            settled.push(attempt);
+        }
+        let waiting = places.begin(1).unwrap();
+        assert_eq!(places.waits(waiting, 1), Ok(true), "those that settle do not wait for a request");
+        let last = places.begin(1).unwrap();
+        assert!(!places.settles(last));
+        assert_eq!(places.begin(1), None, "one more keeps its place");
+        let again = settled.remove(0);
+        assert!(!places.may_go_on(again, 1), "one that asks once more needs a place");
+        places.end(last);
+        places.started(again);
+        assert_eq!((places.begin(1), places.settling), (None, SETTLING_MAX - 1));
+        for attempt in settled.into_iter().chain([waiting, again]) {
+            places.end(attempt);
+        }
+        assert_eq!((places.attempts.len(), places.idle, places.settling), (0, 0, 0));
     }
 
     #[test]

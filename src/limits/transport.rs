@@ -253,6 +253,12 @@ impl Transport for Limited {
         drop(self.first.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    fn settle(&self) {
+        if let Some(place) = &self.place {
+            place.settle();
+        }
+    }
+
     fn goes_by_proxy(&self, url: &Url, profile: &Profile) -> bool {
         self.inner.goes_by_proxy(url, profile)
     }
@@ -383,6 +389,26 @@ mod tests {
             let what = format!("{reason:?}, unsent: {is_unsent}, by a proxy: {is_by_proxy}, patience: {connect} s");
             assert_eq!(is_paused, is_counted, "{what}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_settles_leaves_its_place_to_others_and_needs_one_to_ask_again() {
+        let clock = Clock::system();
+        let hosts = Hosts::new(Limits { max_concurrent_tasks: 1, ..Limits::default() }, clock.clone());
+        let host = Host::new("a:80");
+        let place = Arc::new(hosts.take_place().unwrap());
+        let permit = hosts.try_start(&host, DEFAULT_NO, 0).unwrap();
+        let limited = Limited { place: Some(place), ..limited(Nowhere, &hosts, &clock) };
+        assert!(!hosts.has_place());
+        limited.settle();
+        drop(permit);
+        assert!(hosts.has_place());
+        let other = hosts.take_place().unwrap();
+        assert!(!hosts.has_place());
+        let mut again = std::pin::pin!(limited.start(&host));
+        assert!(futures_util::poll!(&mut again).is_pending());
+        drop(other);
+        assert!(again.await.is_ok());
     }
 
     #[tokio::test]

@@ -84,6 +84,10 @@ impl Transport for Credentialed {
         self.inner.rest();
     }
 
+    fn settle(&self) {
+        self.inner.settle();
+    }
+
     fn goes_by_proxy(&self, url: &Url, profile: &Profile) -> bool {
         self.inner.goes_by_proxy(url, profile)
     }

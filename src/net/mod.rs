@@ -154,6 +154,9 @@ pub trait Transport: Send + Sync + 'static {
     /// Gives back what was set aside for the first request, for a caller that does something else for long before it asks.
     fn rest(&self) {}
 
+    /// Lets others begin, for a caller that will ask for nothing more and only waits for its disk.
+    fn settle(&self) {}
+
     /// Returns whether a request to `url` goes through a proxy: one that hangs says nothing of the host behind it.
     fn goes_by_proxy(&self, _url: &Url, profile: &Profile) -> bool {
         profile.http.proxy_url.is_some()

@@ -1,14 +1,17 @@
 //! Names, conflicts, sizes, checksums, and what is left on the disk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use haul::files::disk::Faults;
 use haul::files::{Durability, Root};
 use haul::model::checksum::Algorithm;
-use haul::model::failure::FailureReason;
+use haul::model::failure::{Failure, FailureReason};
 use haul::model::outcome::AttemptEnd;
 use haul::model::spec::{DownloadSpec, OnConflict};
+use haul::net::{Guard, HttpClient, Profile, Request, Response, Transport};
 use tokio_util::sync::CancellationToken;
 
 use super::rig::{Rig, checksum};
@@ -225,6 +228,122 @@ async fn a_file_is_done_once_its_name_is_on_the_device() {
     rig.key = "0-3".into();
     rig.done(&DownloadSpec { path: "h".into(), ..rig.spec("/f") }).await;
     assert_eq!(seen(), ["job", ""]);
+}
+
+/// Calls that force something to the device, of which the first for all files fails, and that for one file by its number.
+#[derive(Debug)]
+struct Calls {
+    root: std::path::PathBuf,
+    log: std::sync::Mutex<Vec<&'static str>>,
+    fails: usize,
+}
+
+impl Calls {
+    fn note(&self, call: &'static str) -> usize {
+        let mut log = self.log.lock().unwrap();
+        log.push(call);
+        log.iter().filter(|it| **it == call).count()
+    }
+
+    fn names(&self) -> usize {
+        std::fs::read_dir(self.root.join("job")).unwrap().count()
+    }
+}
+
+impl Faults for Calls {
+    fn write(&self, _at: u64, _length: usize) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        if self.note("file") == self.fails { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(()) }
+    }
+
+    fn sync_all(&self) -> std::io::Result<()> {
+        let nth = self.note("all");
+        assert!(nth > 1 || self.names() == 0, "a file has its name before its bytes are on the device");
+        if nth == 1 { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(()) }
+    }
+
+    fn empty(&self) {}
+
+    fn sync_names(&self, folder: &str) -> std::io::Result<()> {
+        self.note(if folder.is_empty() { "root" } else { "names" });
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_are_made_durable_together_are_right_or_not_there() {
+    const FILES: u64 = 40;
+    let mut rig = Rig::new();
+    let calls = Calls { root: rig.path(""), log: std::sync::Mutex::default(), fails: 7 };
+    let calls = Arc::new(calls);
+    let root = Root::open(&rig.path("")).unwrap().with_faults(calls.clone()).with_files_together();
+    rig.root = Arc::new(root);
+    let objects: Vec<Object> = (0..FILES).map(|nth| Object::new(nth, 1000 + nth)).collect();
+    for (nth, object) in objects.iter().enumerate() {
+        rig.origin.object(&format!("/{nth}"), object.clone());
+    }
+    let specs: Vec<_> =
+        (0..FILES).map(|nth| DownloadSpec { path: format!("f{nth}"), ..rig.spec(&format!("/{nth}")) }).collect();
+    let keys: Vec<String> = (0..FILES).map(|nth| format!("0-{nth}")).collect();
+    let attempts = specs.iter().zip(&keys).map(|(spec, key)| rig.attempt_through(&rig.client, key, spec));
+    let ends = futures_util::future::join_all(attempts).await;
+    let mut failed = 0;
+    for (nth, (end, _)) in ends.iter().enumerate() {
+        let path = rig.path(&format!("job/f{nth}"));
+        match end {
+            AttemptEnd::Done(_) => assert!(std::fs::read(path).unwrap() == objects[nth].bytes(), "{nth}"),
+            AttemptEnd::Failed(failure) => {
+                assert_eq!((failure.reason, failure.retryable), (FailureReason::Io, true));
+                assert!(!path.exists(), "{nth}");
+                failed += 1;
+            }
+            end => panic!("{end:?}"),
+        }
+    }
+    assert_eq!(failed, 1, "that whose bytes could not be forced to the device, and no other");
+    let log = calls.log.lock().unwrap();
+    let count = |call: &str| log.iter().filter(|it| **it == call).count() as u64;
+    assert_eq!(count("file"), FILES);
+    assert_eq!(rig.listing().len() as u64, FILES, "nothing else is left");
+    let (all, names) = (count("all"), count("names"));
+    assert!(all >= 1 && names >= 1 && names <= all, "a round forces its directory to the device once: {log:?}");
+}
+
+/// Counts how often an attempt says that it only waits for its disk.
+struct Settled {
+    inner: HttpClient,
+    count: AtomicUsize,
+}
+
+impl Transport for Settled {
+    fn send<'a>(&'a self, request: Request, profile: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+        self.inner.send(request, profile)
+    }
+
+    fn settle(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn the_place_is_given_away_while_a_small_file_is_forced_to_the_device() {
+    for (durability, size, count) in
+        [(Durability::Full, SIZE, 1), (Durability::None, SIZE, 0), (Durability::Full, (1 << 20) + 1, 0)]
+    {
+        let mut rig = Rig::new();
+        rig.durability = durability;
+        rig.origin.object("/f", Object::new(1, size));
+        let settled = Settled {
+            inner: HttpClient::new(Guard { allow_private: true, ..Guard::default() }),
+            count: AtomicUsize::new(0),
+        };
+        let (end, _) = rig.attempt_through(&settled, "0-1", &rig.spec("/f")).await;
+        assert!(matches!(end, AttemptEnd::Done(_)), "{end:?}");
+        assert_eq!(settled.count.load(Ordering::Relaxed), count, "{durability:?} {size}");
+    }
 }
 
 /// Mirrors of one file have equal validators, and each run may be sent to another one.
