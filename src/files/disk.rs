@@ -88,7 +88,7 @@ impl Disk {
     /// reports that once: a second call that succeeds says nothing of the bytes before the first. So whoever syncs after
     /// one that failed gets an error too, also where nobody has waited for the first.
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.synced_by(|file| file.sync_data())
+        self.synced_by(File::sync_data)
     }
 
     /// As [`Disk::sync`], where all that was written is on the device together with that of other files.
