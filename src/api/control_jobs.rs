@@ -103,13 +103,10 @@ fn filter(filter: Option<pb::JobFilter>, states: &[JobState], v: &mut Violations
         return None;
     }
     values::labels(&filter.labels, &"filter.labels", v);
-    let mut time = |value: Option<prost_types::Timestamp>, name: &str| {
-        value.and_then(|it| values::timestamp(it, &format!("filter.{name}"), v))
-    };
-    let (created_after, created_before) =
-        (time(filter.create_time_after, "create_time_after"), time(filter.create_time_before, "create_time_before"));
-    let (ended_after, ended_before) =
-        (time(filter.end_time_after, "end_time_after"), time(filter.end_time_before, "end_time_before"));
+    let created_after = filter.create_time_after.and_then(|it| values::timestamp(it, &"filter.create_time_after", v));
+    let created_before = filter.create_time_before.and_then(|it| values::before(it, &"filter.create_time_before", v));
+    let ended_after = filter.end_time_after.and_then(|it| values::timestamp(it, &"filter.end_time_after", v));
+    let ended_before = filter.end_time_before.and_then(|it| values::before(it, &"filter.end_time_before", v));
     let named = filters::job_states(&filter.states, "filter.states", v);
     let states: Vec<JobState> =
         states.iter().copied().filter(|state| named.is_empty() || named.contains(state)).collect();

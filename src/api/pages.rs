@@ -146,12 +146,12 @@ pub(crate) async fn list_jobs(
     let mut filter = JobFilter {
         states,
         ended_after: request.end_time_after.and_then(|it| values::timestamp(it, &"end_time_after", &mut v)),
-        ended_before: request.end_time_before.and_then(|it| values::timestamp(it, &"end_time_before", &mut v)),
+        ended_before: request.end_time_before.and_then(|it| values::before(it, &"end_time_before", &mut v)),
         search: filters::search(&request.search, "search", &mut v),
         order: order(request.order, &mut v),
         labels: request.labels.into_iter().collect(),
         created_after: request.create_time_after.and_then(|it| values::timestamp(it, &"create_time_after", &mut v)),
-        created_before: request.create_time_before.and_then(|it| values::timestamp(it, &"create_time_before", &mut v)),
+        created_before: request.create_time_before.and_then(|it| values::before(it, &"create_time_before", &mut v)),
         tenant: caller.only_of(),
         created_by: created_by(engine, caller, &request.created_by),
         ..JobFilter::default()

@@ -153,6 +153,12 @@ pub(crate) fn rate(rate: f64, path: &dyn Display, v: &mut Violations) {
     }
 }
 
+/// Reads a time before which something is to be: times have microseconds, so a part of one counts as the next.
+pub(crate) fn before(value: prost_types::Timestamp, path: &dyn Display, v: &mut Violations) -> Option<Timestamp> {
+    let read = timestamp(value, path, v)?;
+    Some(if value.nanos % 1000 == 0 { read } else { Timestamp(read.0 + 1).min(Timestamp::MAX) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +173,15 @@ mod tests {
         let mut v = Violations::default();
         let read = timestamp(prost_types::Timestamp { seconds, nanos }, &"start_time", &mut v);
         v.or(read).map(|time| time.unwrap().0).map_err(|status| status.message().to_owned())
+    }
+
+    #[test]
+    fn what_is_before_a_part_of_a_microsecond_is_at_most_that_microsecond() {
+        for (nanos, expected) in [(1000, 7_000_001), (1001, 7_000_002), (1999, 7_000_002), (2000, 7_000_002)] {
+            let mut v = Violations::default();
+            let read = before(prost_types::Timestamp { seconds: 7, nanos }, &"create_time_before", &mut v);
+            assert_eq!(read, Some(Timestamp(expected)), "{nanos}");
+        }
     }
 
     #[test]

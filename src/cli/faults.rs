@@ -30,12 +30,11 @@ pub(crate) fn in_lines<'a>(status: &Status, tasks: &str, entry: impl Fn(usize) -
     let lines: Vec<String> = violations
         .iter()
         .filter(|violation| !is_of_option(violation))
-        .map(|violation| match of_task(&violation.field) {
-            Some((entry, field)) => {
+        .map(|violation| {
+            if let Some((entry, field)) = of_task(&violation.field) {
                 names_task = true;
                 said(entry, &field, &violation.description)
-            }
-            None => {
+            } else {
                 let option = option(&violation.field).filter(|_| entry(0).is_some());
                 names_task |= option.is_some();
                 format!("`{}` {}", plain(option.unwrap_or(violation.field.as_str())), plain(&violation.description))

@@ -243,7 +243,7 @@ mod tests {
     struct Noted {
         name: &'static str,
         fails: bool,
-        log: Arc<Mutex<Vec<String>>>,
+        log: Log,
     }
 
     impl Noted {
@@ -269,8 +269,10 @@ mod tests {
         }
     }
 
-    fn rig() -> (Arc<Together>, Arc<Mutex<Vec<String>>>, impl Fn(&'static str, bool) -> Box<dyn Member>) {
-        let log = Arc::<Mutex<Vec<String>>>::default();
+    type Log = Arc<Mutex<Vec<String>>>;
+
+    fn rig() -> (Arc<Together>, Log, impl Fn(&'static str, bool) -> Box<dyn Member>) {
+        let log = Log::default();
         let made = Arc::clone(&log);
         let member = move |name, fails| Box::new(Noted { name, fails, log: Arc::clone(&made) }) as Box<dyn Member>;
         (Arc::new(Together::new(When::Always)), log, member)

@@ -176,7 +176,7 @@ fn place(
                 }
             }
             _ if field.is_map() => {
-                v.add(shown(name), format!("is no field; write {}[{}]=VALUE", field.name(), shown(inner)))
+                v.add(shown(name), format!("is no field; write {}[{}]=VALUE", field.name(), shown(inner)));
             }
             _ => v.add(shown(name), format!("is no field: `{}` has no parts", field.name())),
         }
