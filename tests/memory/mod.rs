@@ -178,14 +178,10 @@ impl Rows {
         });
         each!(&batch.moves, |it: &TaskMove| it.id.job, JobRows::move_task);
         each!(&batch.claims, |it: &Claim| it.id.job, JobRows::claim);
-        each!(
-            &batch.lane_heads,
-            |it: &(JobId, u32, u32)| it.0,
-            |rows: &mut JobRows, (_, lane, head): &(JobId, u32, u32)| {
-                rows.move_head(*lane, *head);
-                Ok(())
-            }
-        );
+        each!(&batch.lane_heads, |it: &(JobId, u32, u32)| it.0, |rows: &mut JobRows, it: &(JobId, u32, u32)| {
+            rows.move_head(it.1, it.2);
+            Ok(())
+        });
         let with_row = |job: JobId| {
             let has_row = batch.jobs.iter().any(|it| it.id == job);
             if has_row { Ok(()) } else { Err("it is swept or retried without its row".to_owned()) }
