@@ -286,7 +286,7 @@ impl From<EngineError> for Status {
                 let fault = precondition_fault("WRONG_STATE", &job.to_string(), message);
                 fault.with("state", &format!("JOB_STATE_{state}")).into()
             }
-            EngineError::Sealed(job) => precondition("JOB_SEALED", &job.to_string(), message),
+            EngineError::Sealed(job, _) => precondition("JOB_SEALED", &job.to_string(), message),
             EngineError::RequestIdTaken(_) => already_exists("REQUEST_ID_TAKEN", &message),
             EngineError::ChunkIdTaken(_) => already_exists("CHUNK_ID_TAKEN", &message),
             EngineError::KeysTaken(keys) => {
@@ -423,6 +423,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::job::JobState;
 
     fn of(texts: &[(String, String)]) -> Status {
         let mut violations = Violations::default();
@@ -472,7 +473,12 @@ mod tests {
         for (status, code, reason, kinds) in [
             (engine(EngineError::NoJob(job)), Code::NotFound, "JOB_NOT_FOUND", "resource"),
             (engine(EngineError::NoTask(job, 7)), Code::NotFound, "TASK_NOT_FOUND", "resource"),
-            (engine(EngineError::Sealed(job)), Code::FailedPrecondition, "JOB_SEALED", "precondition"),
+            (
+                engine(EngineError::Sealed(job, JobState::Failed)),
+                Code::FailedPrecondition,
+                "JOB_SEALED",
+                "precondition",
+            ),
             (engine(EngineError::TooManyTasks(job)), Code::FailedPrecondition, "TOO_MANY_TASKS", "precondition"),
             (engine(EngineError::SecretsExpired(job)), Code::FailedPrecondition, "SECRETS_EXPIRED", "precondition"),
             (engine(EngineError::Draining), Code::Unavailable, "SERVER_DRAINING", "retry"),

@@ -14,7 +14,7 @@ use crate::model::audit::AuditRow;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::host::Host;
 use crate::model::ids::{Fence, JobId, TaskId, TaskIndex};
-use crate::model::job::{self, Job};
+use crate::model::job::{self, Job, JobState};
 use crate::model::limits::{Limits, LimitsPatch, RateLimit};
 use crate::model::quotas::{Quota, Usage};
 use crate::model::spec::JobSpec;
@@ -34,9 +34,9 @@ pub enum EngineError {
     /// The job is in a state in which this cannot be done.
     #[error("{1}")]
     WrongState(JobId, job::WrongState),
-    /// The job takes no more tasks.
-    #[error("job `{0}` is sealed: it takes no more tasks")]
-    Sealed(JobId),
+    /// The job, which is in this state, takes no more tasks.
+    #[error("job `{0}` {how}: it takes no more tasks", how = closed(*.1))]
+    Sealed(JobId, JobState),
     /// The request id was used for another job.
     #[error("request id `{0}` was used for another job; use a new one for this job")]
     RequestIdTaken(String),
@@ -453,6 +453,11 @@ impl Command {
             | Command::Drain => {}
         }
     }
+}
+
+/// Why a job in this state takes no more tasks.
+fn closed(state: JobState) -> String {
+    if state.is_ended() || state == JobState::Cancelling { format!("is {state}") } else { "is sealed".to_owned() }
 }
 
 impl EngineError {

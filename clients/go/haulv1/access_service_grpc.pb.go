@@ -68,7 +68,8 @@ type AccessServiceClient interface {
 	// (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
 	DeleteCredential(ctx context.Context, in *DeleteCredentialRequest, opts ...grpc.CallOption) (*DeleteCredentialResponse, error)
 	// Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
-	// Auditors see all events, admins those about their tenant. Idempotent.
+	// Auditors see all events, admins those about their tenant. A row that cannot be read any more is left out, which
+	// `haul audit verify` tells. Idempotent.
 	ListAuditEvents(ctx context.Context, in *ListAuditEventsRequest, opts ...grpc.CallOption) (*ListAuditEventsResponse, error)
 	// Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background.
 	RotateDataKey(ctx context.Context, in *RotateDataKeyRequest, opts ...grpc.CallOption) (*RotateDataKeyResponse, error)
@@ -308,7 +309,8 @@ type AccessServiceServer interface {
 	// (CREDENTIAL_IN_USE) while jobs that have not ended name it, unless `force`; ABORTED (STALE_ETAG).
 	DeleteCredential(context.Context, *DeleteCredentialRequest) (*DeleteCredentialResponse, error)
 	// Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
-	// Auditors see all events, admins those about their tenant. Idempotent.
+	// Auditors see all events, admins those about their tenant. A row that cannot be read any more is left out, which
+	// `haul audit verify` tells. Idempotent.
 	ListAuditEvents(context.Context, *ListAuditEventsRequest) (*ListAuditEventsResponse, error)
 	// Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background.
 	RotateDataKey(context.Context, *RotateDataKeyRequest) (*RotateDataKeyResponse, error)

@@ -346,8 +346,8 @@ type HttpOptions struct {
 	sizeCache     protoimpl.SizeCache
 	unknownFields protoimpl.UnknownFields
 
-	// Headers of each request, at most 100. `Host`, `Expect`, `Trailer`, `HTTP2-Settings`, `If-*`, the headers that frame
-	// a message and, for a download, `Range` are set by haul and are INVALID_ARGUMENT here.
+	// Headers of each request, at most 100 of 262,144 bytes in all. `Host`, `Expect`, `Trailer`, `HTTP2-Settings`, `If-*`,
+	// the headers that frame a message and, for a download, `Range` are set by haul and are INVALID_ARGUMENT here.
 	Headers []*Header `protobuf:"bytes,1,rep,name=headers,proto3" json:"headers,omitempty"`
 	// Sent as `Authorization: Basic`. Cannot be combined with `bearer_token`.
 	BasicAuth *BasicAuth `protobuf:"bytes,2,opt,name=basic_auth,json=basicAuth,proto3" json:"basic_auth,omitempty"`

@@ -213,7 +213,8 @@ type WaitReason int32
 const (
 	// No reason; never in an answer.
 	WaitReason_WAIT_REASON_UNSPECIFIED WaitReason = 0
-	// As many tasks run as the server may run at once (`max_concurrent_tasks`).
+	// As many tasks run as the server may run at once (`max_concurrent_tasks`); or the server died twice in a row while the
+	// task ran, and another such task runs.
 	WaitReason_WAIT_REASON_SERVER_LIMIT WaitReason = 1
 	// As many requests to the host are in flight as may be (`max_per_host`).
 	WaitReason_WAIT_REASON_HOST_LIMIT WaitReason = 2
@@ -2019,7 +2020,7 @@ type FetchResult struct {
 
 	// The status of the last response.
 	HttpStatus uint32 `protobuf:"varint,1,opt,name=http_status,json=httpStatus,proto3" json:"http_status,omitempty"`
-	// The headers of the last response, in order. Secret values read REDACTED.
+	// The headers of the last response, in order. Secret values read REDACTED. Those beyond 64 KiB in all are left out.
 	Headers []*Header `protobuf:"bytes,2,rep,name=headers,proto3" json:"headers,omitempty"`
 	// The body, at most 2 MiB. Only where `include_body` is set.
 	Body []byte `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`

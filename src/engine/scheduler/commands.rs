@@ -294,7 +294,7 @@ impl Scheduler {
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
         if run.takes_no_tasks() {
             // A chunk that was stored while the job was open, or is on its way, is answered again all the same.
-            let otherwise = EngineError::Sealed(job);
+            let otherwise = EngineError::Sealed(job, run.job.state);
             return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, otherwise, reply });
         }
         let count = tasks.specs.len() as u64;

@@ -113,7 +113,7 @@ impl Scheduler {
                 let known = match chunk {
                     Some(chunk) if chunk.digest == digest => Ok(chunk),
                     Some(_) => Err(EngineError::ChunkIdTaken(chunk_id)),
-                    None => Err(EngineError::Sealed(id)),
+                    None => Err(EngineError::Sealed(id, job.state)),
                 };
                 answer(reply, known);
             }

@@ -110,7 +110,8 @@ class AccessServiceStub:
     """
     ListAuditEvents: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListAuditEventsRequest, _access_service_pb2.ListAuditEventsResponse]
     """Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
-    Auditors see all events, admins those about their tenant. Idempotent.
+    Auditors see all events, admins those about their tenant. A row that cannot be read any more is left out, which
+    `haul audit verify` tells. Idempotent.
     """
     RotateDataKey: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.RotateDataKeyRequest, _access_service_pb2.RotateDataKeyResponse]
     """Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background."""
@@ -197,7 +198,8 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """
     ListAuditEvents: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListAuditEventsRequest, _access_service_pb2.ListAuditEventsResponse]  # type: ignore[assignment]
     """Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
-    Auditors see all events, admins those about their tenant. Idempotent.
+    Auditors see all events, admins those about their tenant. A row that cannot be read any more is left out, which
+    `haul audit verify` tells. Idempotent.
     """
     RotateDataKey: _aio.UnaryUnaryMultiCallable[_access_service_pb2.RotateDataKeyRequest, _access_service_pb2.RotateDataKeyResponse]  # type: ignore[assignment]
     """Makes a new data key, with which secrets are sealed from now on; stored secrets are sealed again in the background."""
@@ -389,7 +391,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_access_service_pb2.ListAuditEventsResponse, _abc.Awaitable[_access_service_pb2.ListAuditEventsResponse]]:
         """Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
-        Auditors see all events, admins those about their tenant. Idempotent.
+        Auditors see all events, admins those about their tenant. A row that cannot be read any more is left out, which
+        `haul audit verify` tells. Idempotent.
         """
 
     @_abc_1.abstractmethod

@@ -259,8 +259,8 @@ class HttpOptions(_message.Message):
     """
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
-        """Headers of each request, at most 100. `Host`, `Expect`, `Trailer`, `HTTP2-Settings`, `If-*`, the headers that frame
-        a message and, for a download, `Range` are set by haul and are INVALID_ARGUMENT here.
+        """Headers of each request, at most 100 of 262,144 bytes in all. `Host`, `Expect`, `Trailer`, `HTTP2-Settings`, `If-*`,
+        the headers that frame a message and, for a download, `Range` are set by haul and are INVALID_ARGUMENT here.
         """
 
     @_builtins.property

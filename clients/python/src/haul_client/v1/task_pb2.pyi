@@ -133,7 +133,9 @@ class _WaitReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitReason
     WAIT_REASON_UNSPECIFIED: _WaitReason.ValueType  # 0
     """No reason; never in an answer."""
     WAIT_REASON_SERVER_LIMIT: _WaitReason.ValueType  # 1
-    """As many tasks run as the server may run at once (`max_concurrent_tasks`)."""
+    """As many tasks run as the server may run at once (`max_concurrent_tasks`); or the server died twice in a row while the
+    task ran, and another such task runs.
+    """
     WAIT_REASON_HOST_LIMIT: _WaitReason.ValueType  # 2
     """As many requests to the host are in flight as may be (`max_per_host`)."""
     WAIT_REASON_JOB_LIMIT: _WaitReason.ValueType  # 3
@@ -163,7 +165,9 @@ class WaitReason(_WaitReason, metaclass=_WaitReasonEnumTypeWrapper):
 WAIT_REASON_UNSPECIFIED: WaitReason.ValueType  # 0
 """No reason; never in an answer."""
 WAIT_REASON_SERVER_LIMIT: WaitReason.ValueType  # 1
-"""As many tasks run as the server may run at once (`max_concurrent_tasks`)."""
+"""As many tasks run as the server may run at once (`max_concurrent_tasks`); or the server died twice in a row while the
+task ran, and another such task runs.
+"""
 WAIT_REASON_HOST_LIMIT: WaitReason.ValueType  # 2
 """As many requests to the host are in flight as may be (`max_per_host`)."""
 WAIT_REASON_JOB_LIMIT: WaitReason.ValueType  # 3
@@ -1116,7 +1120,7 @@ class FetchResult(_message.Message):
     """
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[_options_pb2.Header]:
-        """The headers of the last response, in order. Secret values read REDACTED."""
+        """The headers of the last response, in order. Secret values read REDACTED. Those beyond 64 KiB in all are left out."""
 
     def __init__(
         self,

@@ -2319,7 +2319,8 @@ export const AccessService: GenService<{
   },
   /**
    * Lists what was changed and by whom, and what was refused. A change and its event are stored in one transaction.
-   * Auditors see all events, admins those about their tenant. Idempotent.
+   * Auditors see all events, admins those about their tenant. A row that cannot be read any more is left out, which
+   * `haul audit verify` tells. Idempotent.
    *
    * @generated from rpc haul.v1.AccessService.ListAuditEvents
    */

@@ -202,8 +202,8 @@ export const LowSpeedSchema: GenMessage<LowSpeed> = /*@__PURE__*/
  */
 export type HttpOptions = Message<"haul.v1.HttpOptions"> & {
   /**
-   * Headers of each request, at most 100. `Host`, `Expect`, `Trailer`, `HTTP2-Settings`, `If-*`, the headers that frame
-   * a message and, for a download, `Range` are set by haul and are INVALID_ARGUMENT here.
+   * Headers of each request, at most 100 of 262,144 bytes in all. `Host`, `Expect`, `Trailer`, `HTTP2-Settings`, `If-*`,
+   * the headers that frame a message and, for a download, `Range` are set by haul and are INVALID_ARGUMENT here.
    *
    * @generated from field: repeated haul.v1.Header headers = 1;
    */

@@ -867,7 +867,7 @@ export type FetchResult = Message<"haul.v1.FetchResult"> & {
   httpStatus: number;
 
   /**
-   * The headers of the last response, in order. Secret values read REDACTED.
+   * The headers of the last response, in order. Secret values read REDACTED. Those beyond 64 KiB in all are left out.
    *
    * @generated from field: repeated haul.v1.Header headers = 2;
    */
@@ -1175,7 +1175,8 @@ export enum WaitReason {
   UNSPECIFIED = 0,
 
   /**
-   * As many tasks run as the server may run at once (`max_concurrent_tasks`).
+   * As many tasks run as the server may run at once (`max_concurrent_tasks`); or the server died twice in a row while the
+   * task ran, and another such task runs.
    *
    * @generated from enum value: WAIT_REASON_SERVER_LIMIT = 1;
    */
