@@ -44,8 +44,8 @@ pub(crate) struct Launch {
     /// What it holds of the storage of its tenant.
     pub(crate) storage: Arc<StorageHold>,
     pub(crate) attempt_start: Timestamp,
-    /// Whether the task has waited for a host that was paused.
-    pub(crate) has_waited: bool,
+    /// Since when it waits for hosts that it comes to.
+    pub(crate) since: Timestamp,
     /// The start of the task's first attempt.
     pub(crate) first_start: Timestamp,
     /// Cancelled once the store knows of the attempt.

@@ -71,7 +71,7 @@ impl Runner {
             server_bytes: self.server_bytes.clone(),
             place: Some(launch.place.clone()),
             first: Mutex::new(launch.permit.lock().unwrap_or_else(PoisonError::into_inner).take()),
-            since: (!launch.has_waited).then_some(launch.attempt_start),
+            since: launch.since,
             lost: OnceLock::new(),
             clock: self.clock.clone(),
             retry_after_max: self.retry_after_max,

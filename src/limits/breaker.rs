@@ -23,9 +23,6 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 /// The longest pause of an open breaker: a host that is back is noticed within this. One connection each two seconds is a load to nobody,
 /// and what waits for it shares its failure, so that the backoffs of tasks say how often a host is asked that stays away.
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// How long the failure of a probe is shared: what becomes due later waits for the next one. When a task came that has not been
-/// tried yet is not known of all, so this is also how old the news may be that it gets.
-const SHARED: Duration = Duration::from_secs(1);
 /// How long a connect failure counts when no other follows: nobody has asked the host since, so nothing is known of it.
 const LAPSE: Duration = Duration::from_secs(3600);
 /// No limit on requests at once beside the configured ones: the host is well.
@@ -232,12 +229,11 @@ impl Breakers {
         self.retain(|breaker| !breaker.is_at_rest());
     }
 
-    /// Returns the failure of a probe of a tenant, for what has waited for it since then; `None`: since nobody knows when.
-    pub(super) fn shared(&self, tenant: TenantNo, since: Option<Timestamp>, now: Timestamp) -> Option<&Arc<Failure>> {
+    /// Returns the failure of the last probe of a tenant, for what has waited for it since then. What came later waits for the next
+    /// one.
+    pub(super) fn shared(&self, tenant: TenantNo, since: Timestamp, now: Timestamp) -> Option<&Arc<Failure>> {
         let own = self.all().find(|it| it.tenant == tenant && it.until() > now)?;
-        let (at, failure) = own.probe.as_ref()?;
-        let is_shared = now < at.plus(SHARED) && since.is_none_or(|since| since <= *at);
-        is_shared.then_some(failure)
+        own.probe.as_ref().filter(|(at, _)| since < *at).map(|(_, failure)| failure)
     }
 
     /// Drops what no longer matters.
@@ -396,18 +392,16 @@ mod tests {
     #[test]
     fn what_waited_for_a_probe_shares_its_failure() {
         let mut breakers = Breakers::default();
-        let shares = |breakers: &Breakers, tenant, since: Option<u64>, now| {
-            breakers.shared(tenant, since.map(at), at(now)).is_some()
-        };
-        fail(&mut breakers, 1, 8, at(0));
-        assert!(!shares(&breakers, 1, None, 1), "eight that failed are the failures of eight");
+        let shares = |breakers: &Breakers, tenant, since, now| breakers.shared(tenant, at(since), at(now)).is_some();
+        fail(&mut breakers, 1, 8, at(10));
+        assert!(!shares(&breakers, 1, 0, 11), "eight that failed are the failures of eight");
         fail(&mut breakers, 1, 1, at(600));
-        assert!(shares(&breakers, 1, None, 600) && shares(&breakers, 1, Some(600), 1599));
-        assert!(!shares(&breakers, 1, Some(601), 602), "it is due after that");
-        assert!(!shares(&breakers, 1, None, 1600), "that was a while ago");
-        assert!(!shares(&breakers, 2, None, 600), "what one tenant meets is its own");
+        assert!(shares(&breakers, 1, 0, 600) && shares(&breakers, 1, 599, 1599));
+        assert!(!shares(&breakers, 1, 600, 602), "it is due after that");
+        assert!(!shares(&breakers, 1, 0, 1600), "the next probe is due");
+        assert!(!shares(&breakers, 2, 0, 600), "what one tenant meets is its own");
         breakers.answered(1, 8);
-        assert!(!shares(&breakers, 1, None, 700));
+        assert!(!shares(&breakers, 1, 0, 700));
     }
 
     #[test]

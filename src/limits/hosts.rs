@@ -122,7 +122,7 @@ impl Inner {
         self.queues.first(host, |tenant| self.standing(host, tenant, now))
     }
 
-    fn shared(&self, host: &Host, tenant: TenantNo, since: Option<Timestamp>, now: Timestamp) -> Option<Arc<Failure>> {
+    fn shared(&self, host: &Host, tenant: TenantNo, since: Timestamp, now: Timestamp) -> Option<Arc<Failure>> {
         self.table.get(host)?.shared(tenant, since, now)
     }
 
@@ -356,7 +356,7 @@ impl Hosts {
             let key = PauseKey { tenant, host: host.clone(), cause: PauseCause::Failures };
             let reason = open.error.to_string();
             inner.kept.put(key, HostPause { time: now, until: open.until, failures: open.failures, reason }, now);
-            if inner.shared(host, tenant, None, now).is_some() {
+            if inner.shared(host, tenant, Timestamp::default(), now).is_some() {
                 inner.lost.push(host.clone());
                 self.freed.notify_one();
             }
@@ -367,8 +367,8 @@ impl Hosts {
     }
 
     /// Returns the failure that an attempt of a tenant shares which has waited for a request to `host` since then: the one of the
-    /// last probe. `None`: nobody knows since when.
-    pub fn shared_failure(&self, host: &Host, tenant: TenantNo, since: Option<Timestamp>) -> Option<Failure> {
+    /// last probe.
+    pub fn shared_failure(&self, host: &Host, tenant: TenantNo, since: Timestamp) -> Option<Failure> {
         let now = self.clock.now();
         let failure = self.lock().shared(host, tenant, since, now)?;
         let message = format!("{} (found by the request to `{host}` that this one waited for)", failure.message);

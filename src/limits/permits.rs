@@ -222,7 +222,7 @@ impl Hosts {
 
     /// Starts the first request of an attempt of a tenant that has waited for a probe of `host`, due since then, where the probe has
     /// failed: nothing is sent, and no limit concerns it.
-    pub fn share(self: &Arc<Self>, host: &Host, tenant: TenantNo, due: Option<Timestamp>) -> Option<HostPermit> {
+    pub fn share(self: &Arc<Self>, host: &Host, tenant: TenantNo, due: Timestamp) -> Option<HostPermit> {
         let failure = Some(Box::new(self.shared_failure(host, tenant, due)?));
         Some(HostPermit { hosts: self.clone(), host: host.clone(), tenant, attempt: None, under_way: None, failure })
     }

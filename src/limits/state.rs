@@ -292,7 +292,7 @@ impl HostState {
     }
 
     /// Returns the failure that an attempt of a tenant shares which has waited for a request since then.
-    pub(super) fn shared(&self, tenant: TenantNo, since: Option<Timestamp>, now: Timestamp) -> Option<Arc<Failure>> {
+    pub(super) fn shared(&self, tenant: TenantNo, since: Timestamp, now: Timestamp) -> Option<Arc<Failure>> {
         let is_asked_to_wait = self.pause.as_ref().is_some_and(|pause| pause.until(Some(tenant)) > now);
         self.breakers.shared(tenant, since, now).filter(|_| !is_asked_to_wait).cloned()
     }

@@ -111,8 +111,8 @@ pub struct Limited {
     pub first: Mutex<Option<HostPermit>>,
     /// The attempt's place among those that work; `None`: it needs none.
     pub place: Option<Arc<AttemptPlace>>,
-    /// Since when the attempt may have to wait for a probe of a host, whose failure it shares then; `None`: it has waited before.
-    pub since: Option<Timestamp>,
+    /// Since when the attempt waits for hosts that it comes to: it shares the failures of their probes from then on.
+    pub since: Timestamp,
     /// The host of `first`, where that request has failed with a probe before it began.
     pub lost: OnceLock<Host>,
     /// For dates in `Retry-After`.
@@ -265,7 +265,8 @@ impl Transport for Limited {
 
     fn is_paused(&self, url: &Url) -> bool {
         let is_paused = |host: &Host| matches!(self.hosts.check(host, self.party.tenant), Err(Blocked::Paused(_)));
-        Host::of(url).is_some_and(|host| !self.is_lost(&host) && is_paused(&host))
+        let is_shared = |host: &Host| self.hosts.shared_failure(host, self.party.tenant, self.since).is_some();
+        Host::of(url).is_some_and(|host| is_paused(&host) && !self.is_lost(&host) && !is_shared(&host))
     }
 }
 
@@ -353,7 +354,7 @@ mod tests {
             server_bytes: Arc::default(),
             first: Mutex::default(),
             place: None,
-            since: Some(clock.now()),
+            since: clock.now(),
             lost: OnceLock::new(),
             clock: clock.clone(),
             retry_after_max: Duration::ZERO,

@@ -6,7 +6,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Type};
@@ -83,11 +83,15 @@ impl Socket {
         }
     }
 
-    /// Returns whether this user may give a file to a group: who is not root has to be in it.
-    pub fn may_be_of(group: u32) -> bool {
+    /// Returns whether this user may give a socket at this path to a group: who is not root has to be in it, unless what is made in
+    /// the directory is of that group anyway.
+    pub fn may_be_of(path: &Path, group: u32) -> bool {
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let is_given = |above: &std::fs::Metadata| above.mode() & 0o2000 != 0 && above.gid() == group;
+        let is_of_all = || std::fs::metadata(above).is_ok_and(|above| is_given(&above));
         let is_own = || rustix::process::getegid().as_raw() == group;
         let is_in = || rustix::process::getgroups().is_ok_and(|all| all.iter().any(|it| it.as_raw() == group));
-        may_give_files() || is_own() || is_in()
+        may_give_files() || is_own() || is_in() || is_of_all()
     }
 
     fn bind(path: &Path, mode: u32, group: Option<u32>, served: Served) -> io::Result<Socket> {

@@ -39,21 +39,26 @@ pub async fn check(settings: &ServerSettings) -> Result<Book, ServeError> {
 pub(super) fn surroundings(settings: &ServerSettings) -> Result<(), ServeError> {
     let engine = &settings.engine;
     let unwritable = |error| Box::new(OpenError::Unwritable { path: engine.data_dir.clone(), error });
-    may_be_used(&engine.data_dir).map_err(unwritable)?;
-    may_be_used(&engine.download_dir).map_err(|error| {
-        let dir = engine.download_dir.display();
-        ServeError::Directory(format!("could not open the download directory `{dir}`: {error}"))
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    may_be_used(&engine.data_dir, all).map_err(unwritable)?;
+    let dir = &engine.download_dir;
+    may_be_used(dir, Access::READ_OK | Access::EXEC_OK).map_err(|error| {
+        ServeError::Directory(format!("could not open the download directory `{}`: {error}", dir.display()))
     })?;
+    // Fetches need none, and what is mounted for reading alone may be so for a while.
+    if let Err(error) = may_be_used(dir, all) {
+        tracing::warn!("the download directory `{}` cannot be written to, so downloads fail: {error}", dir.display());
+    }
     let metrics = settings.metrics_listen.map(|at| ("metrics-listen", Place::Address(at)));
     let mut places = settings.listen.iter().map(|place| ("listen", place.clone())).chain(metrics);
     places.try_for_each(|(flag, place)| listeners::look(flag, &place))
 }
 
-/// Fails where a directory can neither be used nor made.
-fn may_be_used(dir: &Path) -> io::Result<()> {
+/// Fails where a directory can neither be used in these ways nor made.
+fn may_be_used(dir: &Path, access: Access) -> io::Result<()> {
     match dir.symlink_metadata() {
         Ok(_) if !std::fs::metadata(dir)?.is_dir() => Err(ErrorKind::NotADirectory.into()),
-        Ok(_) => Ok(accessat(CWD, dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?),
+        Ok(_) => Ok(accessat(CWD, dir, access, AtFlags::EACCESS)?),
         Err(error) if error.kind() == ErrorKind::NotFound => may_be_made(dir, error),
         Err(error) => Err(error),
     }
@@ -97,14 +102,14 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
         for good in ["", "a", "a/b/c"] {
-            may_be_used(&dir.path().join(good)).unwrap();
+            may_be_used(&dir.path().join(good), Access::WRITE_OK).unwrap();
         }
         assert!(!dir.path().join("a").exists(), "nothing was made");
         for bad in ["file", "file/below", "dangling", "dangling/below"] {
-            may_be_used(&dir.path().join(bad)).unwrap_err();
+            may_be_used(&dir.path().join(bad), Access::READ_OK).unwrap_err();
         }
         for bad in ["/proc/x", "/sys/x/y"] {
-            may_be_used(Path::new(bad)).unwrap_err();
+            may_be_used(Path::new(bad), Access::READ_OK).unwrap_err();
         }
     }
 }

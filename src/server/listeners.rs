@@ -92,7 +92,7 @@ impl Listeners {
 pub(super) fn look(flag: &'static str, place: &Place) -> Result<(), ServeError> {
     let may_be = match place {
         Place::Address(address) => may_be_bound(*address),
-        Place::Socket { group: Some(group), .. } if !Socket::may_be_of(*group) => {
+        Place::Socket { path, group: Some(group), .. } if !Socket::may_be_of(path, *group) => {
             return Err(ServeError::SocketGroup(*group));
         }
         Place::Socket { path, .. } => {

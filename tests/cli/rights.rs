@@ -54,6 +54,15 @@ fn both_refuse(dir: &Path, flags: &[&str], user: Option<u32>, part: &str) {
     assert!(start.0 != 0 && start.1.contains(part), "{flags:?}: {start:?}");
 }
 
+/// Asserts that the check finds nothing wrong with these settings for a user.
+fn accepts(dir: &Path, flags: &[&str], user: u32) {
+    let flags: Vec<&OsStr> = flags.iter().chain(&["--check"]).map(OsStr::new).collect();
+    let mut command = serve(dir, &flags);
+    command.uid(user).gid(user);
+    let (code, said) = ended(command);
+    assert_eq!(code, 0, "{flags:?}: {said}");
+}
+
 #[test]
 fn places_that_cannot_be_are_refused_by_the_check_and_by_the_start() {
     let dir = tempfile::tempdir().unwrap();
@@ -183,8 +192,18 @@ async fn what_this_user_may_not_do_is_told_as_such() {
     let group = ["--listen", "unix:a.sock", "--socket-group", "0"];
     both_refuse(dir.path(), &group, Some(NOBODY), "`socket_group` is a group that this user is not in (gid 0)");
 
-    fs::set_permissions(&downloads, Permissions::from_mode(0o555)).unwrap();
+    // What is made in such a directory is of its group, whoever makes it.
+    let shared = dir.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    chown(&shared, Some(NOBODY), Some(5555)).unwrap();
+    fs::set_permissions(&shared, Permissions::from_mode(0o2770)).unwrap();
+    accepts(dir.path(), &["--listen", "unix:shared/a.sock", "--socket-group", "5555"], NOBODY);
+
+    fs::set_permissions(&downloads, Permissions::from_mode(0o000)).unwrap();
     both_refuse(dir.path(), &[], Some(NOBODY), "could not open the download directory");
+    // Fetches need none.
+    fs::set_permissions(&downloads, Permissions::from_mode(0o555)).unwrap();
+    accepts(dir.path(), &[], NOBODY);
     fs::set_permissions(&downloads, Permissions::from_mode(0o755)).unwrap();
 
     fs::set_permissions(data.join("haul.db"), Permissions::from_mode(0o444)).unwrap();

@@ -223,7 +223,7 @@ fn expected(error: &EngineError) {
             | E::StoreBusy(_)
             | E::Store(_)
             | E::WrongState(..)
-            | E::Sealed(_)
+            | E::Sealed(..)
             | E::KeysTaken(_)
             | E::NotRetryable(..)
             | E::Contradiction(_)

@@ -83,6 +83,9 @@ pub(crate) struct JobRun {
     /// A piece of it is being committed. Only the store knows how many tasks it moves, so nothing else happens to the job
     /// meanwhile: its events are numbered, and its counts known, when the answer is there.
     pub(crate) in_flight: bool,
+    /// When tasks were added to it, or it was retried or resumed, for the last time, as far as this process knows: tasks of which
+    /// nobody has noted since when they could start could do so from then on at the latest.
+    pub(crate) arrived: Timestamp,
     /// `None` where there is nothing of it: jobs that wait are many.
     activity: Option<Box<Activity>>,
     /// What is counted of it for its tenant.
@@ -111,8 +114,10 @@ pub(crate) struct Activity {
 
 impl JobRun {
     pub(crate) fn new(job: impl Into<Arc<Job>>) -> JobRun {
+        let job = job.into();
         JobRun {
-            job: job.into(),
+            arrived: job.create_time,
+            job,
             stage: Stage::Open,
             in_flight: false,
             activity: None,

@@ -216,11 +216,16 @@ impl Queue {
     /// Puts waiting tasks before the others of their lanes.
     pub(crate) fn wake(&mut self, tasks: Vec<TaskId>, committed: BatchNumber) {
         for id in tasks {
-            if !self.return_left(id)
-                && let Some(task) = self.take(id)
-            {
-                self.woken(id.job, task, committed);
-            }
+            self.wake_one(id, committed);
         }
+    }
+
+    /// As [`Queue::wake`], for one task. Returns whether it waits still, and its job may run.
+    pub(crate) fn wake_one(&mut self, id: TaskId, committed: BatchNumber) -> bool {
+        if !self.return_left(id) {
+            let Some(task) = self.take(id) else { return false };
+            self.woken(id.job, task, committed);
+        }
+        self.jobs.get(&id.job).is_some_and(|queue| queue.may_run)
     }
 }

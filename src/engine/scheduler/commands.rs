@@ -313,7 +313,9 @@ impl Scheduler {
             // It may be counted because it is on its way.
             return self.outbox.then(Effect::ReadChunk { job, chunk_id, digest, otherwise, reply });
         }
+        let now = self.now();
         let Some(run) = self.jobs.get_mut(job) else { return answer(reply, Err(EngineError::NoJob(job))) };
+        run.arrived = now;
         let named = credentials::named(&run.job.spec, &tasks);
         if named.union(&run.job.credentials).count() > NAMED_MAX + 1 {
             // They are written with each change of the job. One more is that of its defaults.
@@ -362,6 +364,9 @@ impl Scheduler {
             Ok(change) => change,
             Err(wrong) => return answer(reply, Err(EngineError::WrongState(job, wrong))),
         };
+        if matches!(what, Control::Resume) {
+            run.arrived = now;
+        }
         match change {
             Change::Stopping if !matches!(run.stage, Stage::Sweeping(_)) => self.stopping(job),
             // The tasks are being ended already, for the sake of the group: only the cause of the job's end is another one.

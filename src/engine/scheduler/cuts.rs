@@ -79,9 +79,9 @@ impl Cuts {
         self.suspects.passes(task, batch);
     }
 
-    /// Takes in that a batch is durable. Returns tasks that are to look again whether they may run.
-    pub(super) fn committed(&mut self, batch: BatchNumber) -> Vec<TaskId> {
-        self.suspects.committed(batch)
+    /// Takes in that a batch is durable; see [`Suspects::committed`].
+    pub(super) fn committed(&mut self, batch: BatchNumber, wake: impl FnMut(TaskId) -> bool) {
+        self.suspects.committed(batch, wake);
     }
 }
 
@@ -140,7 +140,12 @@ mod tests {
         assert_eq!(cuts.admit(task(4), cut(2), START), Ok(()), "the last end has not cut it");
         cuts.succeeded();
         cuts.passes(task(1), 1);
-        assert_eq!(cuts.committed(1), [task(2)]);
+        let mut woken = Vec::new();
+        cuts.committed(1, |id| {
+            woken.push(id);
+            true
+        });
+        assert_eq!(woken, [task(2)]);
         let later = START.plus(CLEAN_RUN);
         assert_eq!(cuts.admit(task(2), cut(2), later), Ok(()));
         assert_eq!(cuts.held_against(task(2), cut(2), later), cut(2));

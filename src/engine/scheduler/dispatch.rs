@@ -79,7 +79,7 @@ impl Scheduler {
                 return Admission::Behind;
             }
             let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
-            let due = next.and_then(|next| ready(&run.job, next));
+            let due = next.and_then(|next| ready(&run.job, next)).unwrap_or(run.arrived);
             let share = |is_last| next.and_then(|next| shared(&runner.hosts, host, tenant, (next, due), is_last));
             let rates = tenant_rates.get(&tenant).map(|(_, rates)| rates);
             let (own, of_tenant) = (run.rates_allow(now), rates.map_or(Ok(()), |rates| rates.check(now)));
@@ -102,7 +102,7 @@ impl Scheduler {
                 // Tasks of a host that takes none are not read before their time.
                 return match runner.hosts.check(host, tenant) {
                     Ok(()) => Admission::Empty,
-                    Err(_) if runner.hosts.shared_failure(host, tenant, None).is_some() => Admission::Empty,
+                    Err(_) if runner.hosts.shared_failure(host, tenant, due).is_some() => Admission::Empty,
                     Err(blocked) => blocked_at(&runner.hosts, timers, host.clone(), tenant, blocked),
                 };
             };
@@ -190,7 +190,8 @@ impl Scheduler {
             meter: meter.clone(),
             storage: storage.clone(),
             attempt_start: now,
-            has_waited: task.waited_for.is_some(),
+            // One that comes again since a host was paused has waited for that.
+            since: if task.waited_for.is_some() { Timestamp::default() } else { now },
             first_start: row.task.start_time.unwrap_or(now),
             stored: stored.clone(),
             has_history: row.task.fence > 1,
@@ -276,18 +277,17 @@ fn ready(job: &Job, task: &Queued) -> Option<Timestamp> {
     }
 }
 
-/// The right to fail with the last probe of a host that is gone, for a task that waits for that there and is due since then;
-/// `is_last`: its mirrors cannot be asked either.
+/// The right to fail with the last probe of a host that is gone, for a task that is due since then; `is_last`: its mirrors cannot
+/// be asked either.
 fn shared(
     hosts: &Arc<Hosts>,
     host: &Host,
     tenant: TenantNo,
-    (task, due): (&Queued, Option<Timestamp>),
+    (task, due): (&Queued, Timestamp),
     is_last: bool,
 ) -> Option<HostPermit> {
     let permit = hosts.share(host, tenant, due)?;
-    let waits_here = task.waited_for.as_ref().is_none_or(|it| it == host);
-    (waits_here && (is_last || mirrors(task).is_empty())).then_some(permit)
+    (is_last || mirrors(task).is_empty()).then_some(permit)
 }
 
 /// The hosts of the mirrors of a task.

@@ -38,8 +38,8 @@ impl Scheduler {
     fn is_durable(&mut self, number: BatchNumber, ended: &[(TaskId, LaneNumber)]) {
         self.committed = self.committed.max(number);
         self.queue.committed(number, ended);
-        let woken = self.cuts.committed(number);
-        self.queue.wake(woken, self.committed);
+        let Self { cuts, queue, committed, .. } = self;
+        cuts.committed(number, |task| queue.wake_one(task, *committed));
     }
 
     /// Performs what waited for batch `number`. What belongs to a job that the store refused is answered with an error, and
