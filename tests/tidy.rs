@@ -37,7 +37,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("api", &["model", "pb", "codec", "middleware", "store", "listen", "engine"]),
     ("rest", &["model", "pb", "protojson", "imports", "codec", "listen", "api"]),
     ("web", &["model", "telemetry", "api", "rest"]),
-    ("server", &["model", "pb", "middleware", "telemetry", "clock", "config", "store", "net", "files", "limits", "listen", "fetch", "download", "engine", "api", "rest", "web"]),
+    ("server", &["model", "named_file", "pb", "middleware", "telemetry", "clock", "config", "store", "net", "files", "limits", "listen", "fetch", "download", "engine", "api", "rest", "web"]),
     ("cli", &["model", "named_file", "pb", "protojson", "imports", "clock", "config", "telemetry", "engine", "server"]),
 ];
 

@@ -113,6 +113,8 @@ struct Watcher {
     has_all: bool,
     /// The last event that was sent before that look.
     looked_from: u64,
+    /// How long before its last look the one before that was; zero where there was none.
+    looked_before: Duration,
     /// How many events are read next: about as many as may wait.
     page: u32,
     snapshot_due: bool,
@@ -168,6 +170,7 @@ pub(crate) async fn watch_job(
         look_at: None,
         has_all: false,
         looked_from: wish.after.unwrap_or(job.sequence),
+        looked_before: Duration::ZERO,
         page: EVENTS_FIRST,
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
@@ -193,12 +196,13 @@ pub(crate) async fn watch_job(
 }
 
 /// Returns how far apart the looks of a watcher are where so many watch, who wants to be told of progress each `interval` and
-/// whose last look found so many events. `None`: it looks as soon as something is published.
-fn between_looks(watchers: usize, interval: Duration, found: u64) -> Option<Duration> {
+/// whose last look found so many events, of so long a time. `None`: it looks as soon as something is published.
+fn between_looks(watchers: usize, interval: Duration, (found, of): (u64, Duration)) -> Option<Duration> {
     let watchers = u32::try_from(watchers).unwrap_or(u32::MAX);
     let apart = LOOK_EACH.saturating_mul(watchers).min(LOOK_MAX).min(interval);
-    let halvings = (found / LOOK_EVENTS).checked_ilog2().map_or(0, |doublings| doublings + 1);
-    let apart = apart / 2_u32.saturating_pow(halvings);
+    // In which, at this rate, as many are published as a look is to find at most.
+    let enough = of.as_secs_f64() * LOOK_EVENTS as f64 / found.max(1) as f64;
+    let apart = apart.min(Duration::try_from_secs_f64(enough).unwrap_or(Duration::MAX));
     (apart >= LOOK_MIN).then_some(apart)
 }
 
@@ -472,6 +476,7 @@ impl Watcher {
     fn later_look(&self) -> Option<Instant> {
         let feed = self.feed.as_ref()?;
         let found = self.sent.saturating_sub(self.looked_from);
+        let found = if self.looked_before.is_zero() { (0, LOOK_MAX) } else { (found, self.looked_before) };
         let apart = between_looks(feed.watchers(), self.wish.interval, found)?;
         let since = feed.watched_since().unwrap_or(self.last_look);
         Some(next_look(since, self.last_look, apart))
@@ -479,7 +484,9 @@ impl Watcher {
 
     /// Notes that what was published until now is read next, and is no reason for another look.
     fn look(&mut self) {
-        (self.look_at, self.has_all, self.looked_from, self.last_look) = (None, false, self.sent, Instant::now());
+        let now = Instant::now();
+        self.looked_before = now.saturating_duration_since(self.last_look);
+        (self.look_at, self.has_all, self.looked_from, self.last_look) = (None, false, self.sent, now);
         if let Some(version) = &mut self.version {
             version.see();
         }
@@ -600,15 +607,23 @@ mod tests {
     #[test]
     fn the_more_watch_the_fewer_looks_each_takes_within_what_it_and_memory_allow() {
         let millis = Duration::from_millis;
-        let apart = |watchers, interval, found| between_looks(watchers, millis(interval), found);
+        let apart = |watchers, interval, found| between_looks(watchers, millis(interval), (found, millis(200)));
         assert_eq!(apart(1, 500, 0), None);
         assert_eq!(apart(100, 500, 20), Some(millis(20)));
-        assert_eq!(apart(1_000, 500, 255), Some(millis(200)));
+        assert_eq!(apart(1_000, 500, 256), Some(millis(200)));
         assert_eq!(apart(usize::MAX, 500, 0), Some(millis(200)));
         assert_eq!(apart(1_000, 50, 0), Some(millis(50)), "who wants progress often is told of ends as often");
-        let found = [256, 511, 512, 2_048].map(|found| apart(1_000, 500, found));
-        assert_eq!(found, [100_000, 100_000, 50_000, 12_500].map(|time| Some(Duration::from_micros(time))));
         assert_eq!(apart(1_000, 500, u64::MAX), None);
+        // At a steady rate each look finds as many as memory has room for, and not each second one.
+        for rate in [1_000, 2_600, 5_000, 10_000] {
+            let mut of = millis(200);
+            for _ in 0..8 {
+                let found = (of.as_secs_f64() * f64::from(rate)) as u64;
+                of = between_looks(1_000, millis(500), (found, of)).unwrap();
+            }
+            let expected = (256.0 / f64::from(rate)).min(0.2);
+            assert!((of.as_secs_f64() / expected - 1.0).abs() < 0.05, "{rate}: {of:?}");
+        }
     }
 
     #[test]

@@ -230,8 +230,9 @@ impl Transport for Limited {
             let is_impatient = profile.timeouts.connect < CONNECT_PATIENCE;
             let result = self.inner.send(request, profile).await;
             // Somebody's own impatience, or a proxy, says nothing of the host, which others ask as well.
-            let is_own =
-                |failure: &Failure| is_by_proxy || (is_impatient && failure.reason == FailureReason::TimeoutConnect);
+            let is_own = |failure: &Failure| {
+                failure.is_own || is_by_proxy || (is_impatient && failure.reason == FailureReason::TimeoutConnect)
+            };
             self.note(&host, &result, result.as_ref().is_err_and(is_own));
             let mut response = result?;
             let source = LimitedBody {

@@ -160,8 +160,10 @@ impl<S: Answers> Common<S> {
                     is_heard = true;
                 }
                 () = place.displaced() => {
-                    // Whoever never called loses nothing; others get a GOAWAY, so that they connect anew.
-                    if place.has_called() {
+                    // Whoever never called loses nothing; others get a GOAWAY, so that they connect anew. Calls that go on would
+                    // have each take all of its time, so they are few.
+                    let farewell = if place.has_called() { place.farewell() } else { None };
+                    if let Some(_farewell) = farewell {
                         connection.as_mut().graceful_shutdown();
                         let _ = tokio::time::timeout(FAREWELL, turns.drive(connection.as_mut(), &unsent)).await;
                     }

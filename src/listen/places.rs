@@ -40,7 +40,12 @@ struct State {
     by_tenant: HashMap<u32, usize>,
     /// Connections that no open call keeps, in the order in which they lose their places.
     quiet: BTreeMap<Quiet, u64>,
+    /// Connections without a place that are told so.
+    farewells: usize,
 }
+
+/// How many of these there are at once: they have descriptors beside those that places stand for.
+const FAREWELLS_MAX: usize = 8;
 
 /// Why no call keeps a connection, and since when. In the order in which connections lose their places.
 type Quiet = (Why, u64);
@@ -254,6 +259,16 @@ impl Place {
         self.displaced.cancelled().await;
     }
 
+    /// Says that a connection which has no place any more is told so, until what this returns is dropped; `None`: as many are told
+    /// so already as may have descriptors beside those that have places.
+    pub(super) fn farewell(&self) -> Option<Farewell> {
+        let mut state = self.places.lock();
+        (state.farewells < FAREWELLS_MAX).then(|| {
+            state.farewells += 1;
+            Farewell(self.places.clone())
+        })
+    }
+
     /// Returns whether a call was ever made.
     pub(super) fn has_called(&self) -> bool {
         self.has_called.load(Ordering::Relaxed)
@@ -269,6 +284,16 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.lock().remove(self.number);
+    }
+}
+
+/// A connection that is told that its place is another's.
+#[derive(Debug)]
+pub(super) struct Farewell(Arc<Places>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.lock().farewells -= 1;
     }
 }
 

@@ -91,6 +91,8 @@ impl<T> State<T> {
     /// Keeps no room, now that all is sent: connections are many, and most of them are silent.
     fn give_room_back(&mut self) {
         let mut room = std::mem::take(&mut self.kept);
+        // After a write that failed there are still bytes in it, which are not another connection's.
+        room.clear();
         if room.try_reclaim(KEPT_BYTES) {
             ROOM.set(room);
         }

@@ -104,6 +104,8 @@ pub struct Failure {
     pub paused_host: Option<Host>,
     /// Whether no origin has looked at the request, so that sending it again repeats nothing, whatever its method.
     pub is_unsent: bool,
+    /// Whether it comes of this machine alone, and says nothing of the origin.
+    pub is_own: bool,
 }
 
 impl Failure {
@@ -118,6 +120,7 @@ impl Failure {
             paused_until: None,
             paused_host: None,
             is_unsent: false,
+            is_own: false,
         }
     }
 

@@ -62,7 +62,15 @@ pub(super) fn connect(host: &str, error: &io::Error) -> Failure {
         io::ErrorKind::ConnectionReset => "the connection was reset".to_owned(),
         _ => plain(error),
     };
-    Failure::retryable(FailureReason::Connect, format!("cannot connect to `{host}`: {why}"))
+    let failure = Failure::retryable(FailureReason::Connect, format!("cannot connect to `{host}`: {why}"));
+    Failure { is_own: is_want_of_means(error), ..failure }
+}
+
+/// Whether this machine had no means for a connection, which says nothing of the host: no descriptor, no memory, no port of its own.
+fn is_want_of_means(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL))
 }
 
 /// Returns the failure of a request that was sent and not answered in time.

@@ -6,12 +6,13 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::Access;
 
 use crate::clock::Clock;
 use crate::config::network::Place;
 use crate::listen::tls::Tls;
 use crate::model::book::Book;
+use crate::named_file::may;
 use crate::server::admission::check_addresses;
 use crate::server::error::ServeError;
 use crate::server::listeners;
@@ -51,14 +52,20 @@ pub(super) fn surroundings(settings: &ServerSettings) -> Result<(), ServeError> 
     }
     let metrics = settings.metrics_listen.map(|at| ("metrics-listen", Place::Address(at)));
     let mut places = settings.listen.iter().map(|place| ("listen", place.clone())).chain(metrics);
-    places.try_for_each(|(flag, place)| listeners::look(flag, &place))
+    // What lies in a directory that the first start makes.
+    let is_made = |place: &Place| {
+        let Place::Socket { path, .. } = place else { return false };
+        let made = [engine.data_dir.as_path(), dir.as_path()];
+        path.parent().is_some_and(|above| made.contains(&above) && !above.exists())
+    };
+    places.try_for_each(|(flag, place)| if is_made(&place) { Ok(()) } else { listeners::look(flag, &place) })
 }
 
 /// Fails where a directory can neither be used in these ways nor made.
 fn may_be_used(dir: &Path, access: Access) -> io::Result<()> {
     match dir.symlink_metadata() {
         Ok(_) if !std::fs::metadata(dir)?.is_dir() => Err(ErrorKind::NotADirectory.into()),
-        Ok(_) => Ok(accessat(CWD, dir, access, AtFlags::EACCESS)?),
+        Ok(_) => may(dir, access),
         Err(error) if error.kind() == ErrorKind::NotFound => may_be_made(dir, error),
         Err(error) => Err(error),
     }
@@ -70,7 +77,7 @@ fn may_be_made(dir: &Path, missing: io::Error) -> io::Result<()> {
     match above.symlink_metadata() {
         Ok(_) if !std::fs::metadata(above)?.is_dir() => Err(ErrorKind::NotADirectory.into()),
         Ok(_) => {
-            accessat(CWD, above, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+            may(above, Access::WRITE_OK | Access::EXEC_OK)?;
             holds_files(above)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => may_be_made(above, error),

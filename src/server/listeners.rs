@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::Access;
 use socket2::{Domain, Type};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -17,6 +17,7 @@ use crate::listen::ListenSettings;
 use crate::listen::accept::{self, ConnectionRoom, Listener};
 use crate::listen::socket::Socket;
 use crate::listen::tls::Tls;
+use crate::named_file::may;
 use crate::server::error::ServeError;
 use crate::server::services::{self, Layers};
 
@@ -98,7 +99,7 @@ pub(super) fn look(flag: &'static str, place: &Place) -> Result<(), ServeError> 
         Place::Socket { path, .. } => {
             let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let access = Access::WRITE_OK | Access::EXEC_OK;
-            Socket::may_be_at(path).and_then(|()| Ok(accessat(CWD, above, access, AtFlags::EACCESS)?))
+            Socket::may_be_at(path).and_then(|()| may(above, access))
         }
     };
     may_be.map_err(|error| ServeError::Listen(flag, place.to_string(), error))

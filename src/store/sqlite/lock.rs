@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use tokio::time::Instant;
 
@@ -68,6 +68,8 @@ impl DirLock {
             .create(true)
             .truncate(false) // It names the holder, whom we may have to name.
             .mode(0o600)
+            // A link that the directory's user has put there would lead to any file that this user may write.
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .map_err(unwritable)?;
         if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -5,7 +5,7 @@ use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
 
 use crate::store::sqlite::needs::Left;
 
@@ -37,6 +37,11 @@ pub(super) struct Reserve {
     held: u64,
     /// Whether it was ever held. On a disk that never had so much room nothing is kept back.
     was_held: bool,
+}
+
+/// For writing, and not through a link: that would lead to any file that this user may write.
+fn own(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.write(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
 }
 
 impl Reserve {
@@ -97,7 +102,7 @@ impl Reserve {
     pub(super) fn finds_no_room(&self) -> bool {
         let path = self.path.with_extension("probe");
         let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            let mut file = own(OpenOptions::new().create(true).truncate(true)).open(&path)?;
             file.write_all(&vec![0; PROBE_BYTES])?;
             file.sync_all()
         };
@@ -127,7 +132,7 @@ impl Reserve {
             return;
         }
         self.held = bytes;
-        if let Err(error) = OpenOptions::new().write(true).open(&self.path).and_then(|file| file.set_len(bytes)) {
+        if let Err(error) = own(&mut OpenOptions::new()).open(&self.path).and_then(|file| file.set_len(bytes)) {
             tracing::warn!(%error, path = %self.path.display(), "the reserve of the store cannot be given up");
         }
     }
@@ -161,7 +166,7 @@ impl Reserve {
         if disk.f_bavail.saturating_mul(disk.f_frsize) < bytes - self.held + ROOM_BYTES_MIN {
             return Ok(false);
         }
-        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+        let mut file = own(OpenOptions::new().create(true).truncate(false)).open(&self.path)?;
         if let Err(errno) = fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             let error = io::Error::from(errno);
             if is_want_of_room(&error) {

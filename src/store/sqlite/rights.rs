@@ -6,8 +6,9 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::Access;
 
+use crate::named_file::may;
 use crate::store::sqlite::open_error::OpenError;
 
 /// The file of the database.
@@ -16,21 +17,26 @@ const DATABASE: &str = "haul.db";
 const OF_DATABASE: [&str; 4] = [DATABASE, "haul.db-wal", "haul.db-shm", "haul.db-journal"];
 /// The other files of a data directory, by name.
 const OTHERS: [&str; 4] = ["haul.key", "haul.lock", "haul.probe", "haul.reserve"];
+/// Its directories, by name: of the bodies of responses, and of parts of downloads whose tasks are retried.
+const DIRECTORIES: [&str; 2] = ["content", "partials"];
 /// What a mode grants to who is not the user of the directory.
 const NOT_OWN: u32 = 0o077;
 
 /// Refuses a data directory where something else than a file has the name of one: opening a pipe would wait until somebody
-/// writes to it. So is a file of another user, which was put there while the directory was open to all, and whose tokens and keys
-/// that user knows; and a database that this user cannot read.
+/// writes to it. So is a file or directory of another user, which was put there while the directory was open to all, and whose tokens
+/// and keys that user knows, or puts others in their place; and a database that this user cannot read.
 pub(super) fn files(dir: &Path) -> Result<(), OpenError> {
     let Ok(of_dir) = fs::metadata(dir) else { return Ok(()) };
     let users = [rustix::process::geteuid().as_raw(), 0, of_dir.uid()];
-    for path in OF_DATABASE.iter().chain(&OTHERS).map(|name| dir.join(name)) {
+    for path in OF_DATABASE.iter().chain(&OTHERS).chain(&DIRECTORIES).map(|name| dir.join(name)) {
         // Of a link, who made it counts as well as what it leads to.
         for found in [fs::metadata(&path), fs::symlink_metadata(&path)].into_iter().flatten() {
             if !users.contains(&found.uid()) {
                 return Err(OpenError::Stranger { path, user: found.uid() });
             }
+        }
+        if DIRECTORIES.iter().any(|name| path.ends_with(name)) {
+            continue;
         }
         if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
             return Err(OpenError::Special { path });
@@ -75,7 +81,7 @@ fn stranger(dir: &Path) -> Option<u32> {
 /// Fails with the first of these files that is there and that this user may not use so.
 fn has(dir: &Path, names: &[&str], access: Access) -> Result<(), (std::path::PathBuf, io::Error)> {
     for path in names.iter().map(|name| dir.join(name)) {
-        match accessat(CWD, &path, access, AtFlags::EACCESS).map_err(io::Error::from) {
+        match may(&path, access) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err((path, error)),
             _ => {}
         }
