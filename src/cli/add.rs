@@ -121,8 +121,10 @@ pub(crate) async fn add(
 
 /// Says how a job ended that takes no more tasks because of it; `None`: it was sealed, is gone, or cannot be asked for.
 async fn ended(client: &Client, job_id: &str) -> Option<String> {
-    let request = pb::GetJobRequest { job_id: job_id.to_owned(), ..Default::default() };
-    let job = client.jobs().get_job(request).await.ok()?.into_inner().job?;
+    // What ends a job stops its tasks first.
+    let timeout = Some(prost_types::Duration { seconds: 2, nanos: 0 });
+    let request = pb::WaitJobRequest { job_id: job_id.to_owned(), timeout };
+    let job = client.jobs().wait_job(request).await.ok()?.into_inner().job?;
     let state = match job.state() {
         pb::JobState::Failed => "FAILED",
         pb::JobState::Cancelled => "CANCELLED",

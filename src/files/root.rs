@@ -43,6 +43,8 @@ const DURABLE_MAX: usize = 4096;
 /// Open directories that are kept for the next download there, each for so long: opening one costs a small file as much
 /// as writing it.
 const OPEN_MAX: usize = 64;
+/// And a part of the descriptors that the process may have.
+const DESCRIPTORS_EACH: u64 = 16;
 const OPEN_TIME: Duration = Duration::from_secs(1);
 /// Names that are remembered as taken; beyond, they are simply tried again.
 const NUMBERS_MAX: usize = 4096;
@@ -57,6 +59,7 @@ pub struct Root {
     /// Directories whose own names are known to be on the device.
     durable: Mutex<HashSet<String>>,
     open: Mutex<HashMap<String, (Folder, Instant)>>,
+    open_max: usize,
     /// The number that the next file of a name gets, which is taken without one. A hint: what is wrong costs a try.
     numbers: Mutex<HashMap<String, u32>>,
     candidates: Candidates,
@@ -66,6 +69,12 @@ pub struct Root {
     syncs: Syncs,
     together: Arc<Together>,
     faults: Option<Arc<dyn Faults>>,
+}
+
+/// How many directories are kept open.
+fn open_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(OPEN_MAX, |limit| usize::try_from(limit / DESCRIPTORS_EACH).unwrap_or(OPEN_MAX).min(OPEN_MAX))
 }
 
 impl Root {
@@ -95,6 +104,7 @@ impl Root {
                 space: Arc::new(Space::new(reserve_bytes)),
                 durable: Mutex::default(),
                 open: Mutex::default(),
+                open_max: open_max(),
                 numbers: Mutex::default(),
                 candidates: Candidates::default(),
                 claims: Arc::default(),
@@ -212,7 +222,7 @@ impl Root {
         match self.open_folder(path) {
             Ok(folder) => {
                 let mut open = lock(&self.open);
-                if open.len() >= OPEN_MAX {
+                if open.len() >= self.open_max {
                     open.clear();
                 }
                 open.insert(path.to_owned(), (folder.clone(), Instant::now()));

@@ -122,7 +122,9 @@ impl Numbers {
         }
         unknown.sort_unstable();
         unknown.dedup();
-        let sql = "SELECT id, no, total FROM jobs WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
+        // A total that is no number any more is that of a job which can be deleted all the same.
+        let sql =
+            "SELECT id, no, CAST(total AS INTEGER) FROM jobs WHERE id IN (SELECT unhex(value) FROM json_each(?1))";
         let wanted = serde_json::to_string(&unknown)?;
         let found: Vec<(Vec<u8>, i64, i64)> = sqlx::query_as(sql).bind(wanted).fetch_all(script.conn().await?).await?;
         for (id, number, total) in found {
