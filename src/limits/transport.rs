@@ -368,17 +368,20 @@ mod tests {
     async fn only_connections_that_could_not_be_made_say_something_of_the_host() {
         use FailureReason::{Connect, TimeoutConnect};
         let clock = Clock::system();
-        for (reason, is_unsent, is_by_proxy, connect, is_counted) in [
-            (TimeoutConnect, true, false, 30, true),
-            (TimeoutConnect, true, true, 30, false),
-            (TimeoutConnect, true, false, 0, false),
-            (Connect, true, false, 0, true),
-            (Connect, true, true, 30, false),
+        let (own, others) = (true, false);
+        for (reason, is_unsent, is_by_proxy, connect, is_own, is_counted) in [
+            (TimeoutConnect, true, false, 30, others, true),
+            (TimeoutConnect, true, true, 30, others, false),
+            (TimeoutConnect, true, false, 0, others, false),
+            (Connect, true, false, 0, others, true),
+            (Connect, true, true, 30, others, false),
+            // No descriptor was left here.
+            (Connect, true, false, 30, own, false),
             // The connection was there, and the origin closed it in place of an answer.
-            (Connect, false, false, 30, false),
+            (Connect, false, false, 30, others, false),
         ] {
             let hosts = Hosts::new(Limits::default(), clock.clone());
-            let failure = Failure { is_unsent, ..Failure::retryable(reason, "no connection") };
+            let failure = Failure { is_unsent, is_own, ..Failure::retryable(reason, "no connection") };
             let limited = limited(Fails { is_by_proxy, failure }, &hosts, &clock);
             let mut profile = Profile::default();
             profile.timeouts.connect = Duration::from_secs(connect);
@@ -388,7 +391,9 @@ mod tests {
                 assert!(limited.send(request, &profile).await.is_err());
             }
             let is_paused = matches!(hosts.check(&Host::new("a:80"), DEFAULT_NO), Err(Blocked::Paused(_)));
-            let what = format!("{reason:?}, unsent: {is_unsent}, by a proxy: {is_by_proxy}, patience: {connect} s");
+            let what = format!(
+                "{reason:?}, unsent: {is_unsent}, by a proxy: {is_by_proxy}, patience: {connect} s, own: {is_own}"
+            );
             assert_eq!(is_paused, is_counted, "{what}");
         }
     }

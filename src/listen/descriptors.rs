@@ -11,12 +11,13 @@ const CONNECTIONS_DEFAULT_MAX: u64 = 4_096;
 const FILES_READ_MAX: u64 = 8_192;
 
 /// With fewer descriptors than this, the tasks that may run at once use them up.
-const ENOUGH: u64 = 128;
+const ENOUGH: u64 = 384;
 /// The fewest that a server needs beside those that it has open when it starts: some connections, what tasks open, and further
 /// readers of the store.
 const LEFT_MIN: u64 = 32;
-/// How many of what is left connections leave to tasks and to the server's own user, where half of it is more.
-const RESERVE: u64 = 64;
+/// How many of what is left connections leave to tasks and to the server's own user, where half of it is more: each of the 64
+/// tasks that run at once by default takes up to three.
+const RESERVE: u64 = 192;
 
 /// Returns what the operator should know of so many descriptors, if they are few.
 pub fn objection(descriptors: Option<u64>) -> Option<String> {
@@ -110,15 +111,15 @@ mod tests {
         assert_eq!(connections(Some(100_000), Some(1_024)), 768);
         assert_eq!(connections(Some(100_000), None), 100_000);
         assert_eq!(connections(None, Some(1)), 1);
-        assert!(objection(Some(127)).is_some_and(|it| it.contains("127")));
-        assert_eq!([Some(128), None].map(objection), [None, None]);
+        assert!(objection(Some(383)).is_some_and(|it| it.contains("383")));
+        assert_eq!([Some(384), None].map(objection), [None, None]);
         assert_eq!([Some(1_024), Some(1 << 20), None, Some(1)].map(files_read), [128, 8_192, 8_192, 1]);
     }
 
     #[test]
     fn a_server_without_descriptors_for_clients_is_refused() {
         assert_eq!(room(None, 40), Ok(u64::MAX));
-        assert_eq!([1_024, 256, 128, 80, 72].map(|limit| room(Some(limit), 40)), [920, 152, 44, 20, 16].map(Ok));
+        assert_eq!([1_024, 256, 128, 80, 72].map(|limit| room(Some(limit), 40)), [792, 108, 44, 20, 16].map(Ok));
         let refused = room(Some(71), 40).unwrap_err().to_string();
         assert!(refused.contains("71") && refused.contains("40") && refused.contains("`ulimit -n`"), "{refused}");
         assert!(room(Some(20), 40).is_err());

@@ -369,6 +369,18 @@ mod tests {
         place.displaced.is_cancelled()
     }
 
+    /// Each has a descriptor for as long as it is told, which no place stands for.
+    #[test]
+    fn few_are_told_at_once_that_they_have_lost_their_places() {
+        let places = Places::new(1, 100);
+        let lost: Vec<Place> = (0..20).map(|_| places.take(LOOPBACK).unwrap()).collect();
+        let mut told: Vec<Farewell> = lost.iter().filter_map(Place::farewell).collect();
+        assert_eq!(told.len(), FAREWELLS_MAX);
+        told.pop();
+        assert!(lost[0].farewell().is_some(), "one has been told");
+        assert!(lost[0].farewell().is_some() && told.len() < FAREWELLS_MAX);
+    }
+
     #[test]
     fn the_silent_lose_their_places_first_and_the_busy_never() {
         let places = Places::new(3, 2);

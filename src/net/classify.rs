@@ -267,6 +267,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_this_machine_lacks_says_nothing_of_a_host() {
+        use rustix::io::Errno;
+        let is_own = |errno: Errno| connect("h:1", &io::Error::from(errno)).is_own;
+        assert!([Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL].into_iter().all(is_own));
+        assert!(![Errno::CONNREFUSED, Errno::TIMEDOUT, Errno::HOSTUNREACH, Errno::CONNRESET].into_iter().any(is_own));
+    }
+
+    #[test]
     fn every_status() {
         let table = (200..600)
             .filter_map(|code| {
