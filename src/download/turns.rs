@@ -192,6 +192,7 @@ impl Turns {
             Some(_) => {}
         }
         if follows {
+            remarks.gives_what_is_owed = false;
             return None;
         }
         let owed = facts.ids.iter().map(|id| if facts.may_be_owed(id) { remarks.owed(id) } else { 0 });
@@ -314,7 +315,8 @@ impl Facts<'_> {
             let id = &self.ids[**source];
             self.remarks.owed(id) > 0 && self.may_be_owed(id)
         };
-        order.iter().filter(|_| self.remarks.gives_what_is_owed).find(is_owed).copied()
+        // A run that was ended from outside may have left that it gave turns: the next one asks all again.
+        order.iter().filter(|_| self.is_last && self.remarks.gives_what_is_owed).find(is_owed).copied()
     }
 
     /// Whether a source is owed turns at all: one whose file was wrong twice is not.
@@ -544,6 +546,11 @@ mod tests {
         assert_eq!(cut_first(true, &mut remarks), (Some(1), Some((1, 1))));
         assert_eq!(cut_first(true, &mut remarks), (Some(1), None), "it has had them");
         assert_eq!(cut_first(true, &mut remarks).0, Some(0));
+        // A run that is asked for anew while turns were given asks all, and gives none before its own last attempt.
+        remarks.owe("b", 2, 2);
+        remarks.gives_what_is_owed = true;
+        assert_eq!(cut_first(false, &mut remarks), (Some(0), None));
+        assert!(!remarks.gives_what_is_owed);
         // Nothing is owed to one of which every file was wrong.
         (0..2).for_each(|_| gone.doubts.note_wrong("b"));
         assert_eq!(cut_first(true, &mut gone), (Some(0), None));

@@ -112,13 +112,8 @@ impl Commit {
         if place.is_named() && !place.is_at(&part_name(&place.key)).map_err(fail)? {
             return Err(replaced(place));
         }
-        let name = give_name(place, &self.name, &self.taken, &self.record, self.is_of_task)?;
-        if place.is_named() && !place.is_at(&name).map_err(fail)? {
-            // Put there between the look and the rename.
-            let _ = place.home().rename_to_free(&name, &part_name(&place.key));
-            return Err(replaced(place));
-        }
-        Ok(name)
+        // What has the name afterwards is not looked at: it may be another task's by then, which has overwritten this one.
+        give_name(place, &self.name, &self.taken, &self.record, self.is_of_task)
     }
 
     /// The name is on the device where it is to be.
