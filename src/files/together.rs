@@ -145,6 +145,8 @@ impl Together {
             Err(error) => {
                 tracing::debug!("the file system was not forced to the device as a whole: {error}");
                 self.errors.fetch_add(1, Ordering::AcqRel);
+                // It may fail each time, and those of a round are forced there one after the other then.
+                self.lock().rests_until = Some(Instant::now() + REST);
                 None
             }
         }
@@ -204,15 +206,15 @@ impl Drop for Lead {
     }
 }
 
-/// When files of the file system of this directory join others: on ext4, which was looked into. Linux says since 5.8 that
-/// something could not be written.
+/// When files of the file system of this directory join others: on ext4, which was looked into. Linux says since 5.17 all that
+/// could not be written.
 pub(super) fn when(folder: &Folder) -> When {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let (major, minor) = (rustix::fs::major(folder.device()), rustix::fs::minor(folder.device()));
     let device = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}"));
     let name = device.ok().and_then(|device| Some(device.file_name()?.to_owned()));
     let is_ext4 = name.is_some_and(|name| std::path::Path::new("/sys/fs/ext4").join(name).is_dir());
-    if is_ext4 && is_from(&release, (5, 8)) { When::Crowded } else { When::Never }
+    if is_ext4 && is_from(&release, (5, 17)) { When::Crowded } else { When::Never }
 }
 
 /// Whether a release of Linux is this one or newer.

@@ -86,6 +86,8 @@ pub(crate) struct JobRun {
     /// When tasks were added to it, or it was retried or resumed, for the last time, as far as this process knows: tasks of which
     /// nobody has noted since when they could start could do so from then on at the latest.
     pub(crate) arrived: Timestamp,
+    /// When it was retried or resumed for the last time, as far as this process knows: before that none of its tasks could start.
+    pub(crate) set_going: Timestamp,
     /// `None` where there is nothing of it: jobs that wait are many.
     activity: Option<Box<Activity>>,
     /// What is counted of it for its tenant.
@@ -117,6 +119,7 @@ impl JobRun {
         let job = job.into();
         JobRun {
             arrived: job.create_time,
+            set_going: job.create_time,
             job,
             stage: Stage::Open,
             in_flight: false,

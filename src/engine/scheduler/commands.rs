@@ -365,7 +365,7 @@ impl Scheduler {
             Err(wrong) => return answer(reply, Err(EngineError::WrongState(job, wrong))),
         };
         if matches!(what, Control::Resume) {
-            run.arrived = now;
+            (run.arrived, run.set_going) = (now, now);
         }
         match change {
             Change::Stopping if !matches!(run.stage, Stage::Sweeping(_)) => self.stopping(job),

@@ -79,7 +79,7 @@ impl Scheduler {
                 return Admission::Behind;
             }
             let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
-            let due = next.and_then(|next| ready(&run.job, next)).unwrap_or(run.arrived);
+            let due = next.and_then(|next| ready(&run.job, next)).map_or(run.arrived, |ready| ready.max(run.set_going));
             let share = |is_last| next.and_then(|next| shared(&runner.hosts, host, tenant, (next, due), is_last));
             let rates = tenant_rates.get(&tenant).map(|(_, rates)| rates);
             let (own, of_tenant) = (run.rates_allow(now), rates.map_or(Ok(()), |rates| rates.check(now)));

@@ -227,7 +227,7 @@ impl Scheduler {
         let mut run = JobRun::new(job);
         let retrying = Retrying { reply: Some(reply), which, first: None, tasks, returns: false };
         run.stage = Stage::Retrying(Box::new(retrying));
-        run.arrived = now;
+        (run.arrived, run.set_going) = (now, now);
         self.outbox.job_event(run.job_mut(), EventKind::JobChanged);
         self.note_job(by, Of::Job(id), "RetryJob", id);
         let waiting = self.enlist(run, now);
