@@ -8,6 +8,8 @@ mod support;
 
 #[path = "download/chaos.rs"]
 mod chaos;
+#[path = "download/durable.rs"]
+mod durable;
 #[path = "download/files.rs"]
 mod files;
 #[path = "download/http2.rs"]

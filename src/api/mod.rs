@@ -23,6 +23,7 @@ pub mod inbound;
 mod items;
 pub mod jobs;
 mod kept_ids;
+mod looks;
 mod lookup;
 pub(crate) mod options;
 pub mod outbound;

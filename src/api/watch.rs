@@ -22,6 +22,7 @@ use crate::api::bodies;
 use crate::api::events;
 use crate::api::flush::flush;
 use crate::api::frames::{framed_len, put_framed};
+use crate::api::looks::{between_looks, next_look};
 use crate::api::lookup::live_job;
 use crate::api::shown;
 use crate::api::status::{draining, no_job, out_of_range};
@@ -59,19 +60,6 @@ const WAITS_PERIOD: Duration = Duration::from_secs(1);
 const WAITS_COMING: Duration = Duration::from_millis(20);
 /// How old the progress may be that was written for another watcher.
 const SHOWN_AGE: Duration = Duration::from_millis(25);
-
-/// The least time between two looks of a watcher at what is published, for each watcher of the job: five thousand looks a
-/// second at one job, however many watch it. A look costs what lies in no cache any more of a watcher, its call and its stream,
-/// which is more than what a few more events cost.
-const LOOK_EACH: Duration = Duration::from_micros(200);
-/// The longest such time, unless the watcher wants to be told of progress more often.
-const LOOK_MAX: Duration = Duration::from_millis(200);
-/// Below this the timer would cost more than the looks.
-const LOOK_MIN: Duration = Duration::from_millis(2);
-/// Groups in which the watchers of a job look. Those of a group are woken together and sent the same bytes.
-const LOOK_GROUPS: u32 = 8;
-/// A look that found so many events is followed by one after half of the time: memory keeps only some more of them.
-const LOOK_EVENTS: u64 = 256;
 
 /// What a watcher asks for.
 pub(crate) struct Wish {
@@ -113,8 +101,8 @@ struct Watcher {
     has_all: bool,
     /// The last event that was sent before that look.
     looked_from: u64,
-    /// How long before its last look the one before that was; zero where there was none.
-    looked_before: Duration,
+    /// How long before its last look it began or looked; `None`: it has not looked yet.
+    looked_before: Option<Duration>,
     /// How many events are read next: about as many as may wait.
     page: u32,
     snapshot_due: bool,
@@ -170,7 +158,7 @@ pub(crate) async fn watch_job(
         look_at: None,
         has_all: false,
         looked_from: wish.after.unwrap_or(job.sequence),
-        looked_before: Duration::ZERO,
+        looked_before: None,
         page: EVENTS_FIRST,
         snapshot_due: true,
         next_progress: Instant::now() + wish.interval,
@@ -193,25 +181,6 @@ pub(crate) async fn watch_job(
         let message = watcher.next().await?;
         Some((message, watcher))
     }))
-}
-
-/// Returns how far apart the looks of a watcher are where so many watch, who wants to be told of progress each `interval` and
-/// whose last look found so many events, of so long a time. `None`: it looks as soon as something is published.
-fn between_looks(watchers: usize, interval: Duration, (found, of): (u64, Duration)) -> Option<Duration> {
-    let watchers = u32::try_from(watchers).unwrap_or(u32::MAX);
-    let apart = LOOK_EACH.saturating_mul(watchers).min(LOOK_MAX).min(interval);
-    // In which, at this rate, as many are published as a look is to find at most.
-    let enough = of.as_secs_f64() * LOOK_EVENTS as f64 / found.max(1) as f64;
-    let apart = apart.min(Duration::try_from_secs_f64(enough).unwrap_or(Duration::MAX));
-    (apart >= LOOK_MIN).then_some(apart)
-}
-
-/// Returns when a watcher looks again that looked at `last`, where looks are `apart`: in step with all who have watched the job
-/// since `since`, and not later than `apart` from then.
-fn next_look(since: Instant, last: Instant, apart: Duration) -> Instant {
-    let (next, step) = (last + apart, apart / LOOK_GROUPS);
-    let beyond = next.saturating_duration_since(since).as_nanos() % step.as_nanos().max(1);
-    next - Duration::from_nanos(u64::try_from(beyond).unwrap_or(0))
 }
 
 /// Returns the message of an event that all watchers are told, written by whoever is told it first.
@@ -476,7 +445,7 @@ impl Watcher {
     fn later_look(&self) -> Option<Instant> {
         let feed = self.feed.as_ref()?;
         let found = self.sent.saturating_sub(self.looked_from);
-        let found = if self.looked_before.is_zero() { (0, LOOK_MAX) } else { (found, self.looked_before) };
+        let found = self.looked_before.map(|of| (found, of));
         let apart = between_looks(feed.watchers(), self.wish.interval, found)?;
         let since = feed.watched_since().unwrap_or(self.last_look);
         Some(next_look(since, self.last_look, apart))
@@ -485,7 +454,7 @@ impl Watcher {
     /// Notes that what was published until now is read next, and is no reason for another look.
     fn look(&mut self) {
         let now = Instant::now();
-        self.looked_before = now.saturating_duration_since(self.last_look);
+        self.looked_before = Some(now.saturating_duration_since(self.last_look));
         (self.look_at, self.has_all, self.looked_from, self.last_look) = (None, false, self.sent, now);
         if let Some(version) = &mut self.version {
             version.see();
@@ -602,37 +571,5 @@ mod tests {
         hub.publish(job(103), (4..=103).map(event).collect());
         let full = put_together(id, 3, &feed, second.seen()).unwrap();
         assert!(full.bytes.len() <= BATCH_BYTES_MAX && full.upto < 103 && full.all_of.is_none());
-    }
-
-    #[test]
-    fn the_more_watch_the_fewer_looks_each_takes_within_what_it_and_memory_allow() {
-        let millis = Duration::from_millis;
-        let apart = |watchers, interval, found| between_looks(watchers, millis(interval), (found, millis(200)));
-        assert_eq!(apart(1, 500, 0), None);
-        assert_eq!(apart(100, 500, 20), Some(millis(20)));
-        assert_eq!(apart(1_000, 500, 256), Some(millis(200)));
-        assert_eq!(apart(usize::MAX, 500, 0), Some(millis(200)));
-        assert_eq!(apart(1_000, 50, 0), Some(millis(50)), "who wants progress often is told of ends as often");
-        assert_eq!(apart(1_000, 500, u64::MAX), None);
-        // At a steady rate each look finds as many as memory has room for, and not each second one.
-        for rate in [1_000, 2_600, 5_000, 10_000] {
-            let mut of = millis(200);
-            for _ in 0..8 {
-                let found = (of.as_secs_f64() * f64::from(rate)) as u64;
-                of = between_looks(1_000, millis(500), (found, of)).unwrap();
-            }
-            let expected = (256.0 / f64::from(rate)).min(0.2);
-            assert!((of.as_secs_f64() / expected - 1.0).abs() < 0.05, "{rate}: {of:?}");
-        }
-    }
-
-    #[test]
-    fn watchers_look_in_step() {
-        let since = Instant::now();
-        let at = |micros| since + Duration::from_micros(micros);
-        let apart = Duration::from_millis(100);
-        let next: Vec<Instant> = [0, 400, 12_499, 12_500].map(|last| next_look(since, at(last), apart)).into();
-        assert_eq!(next, [100_000, 100_000, 100_000, 112_500].map(at));
-        assert_eq!(next_look(at(900_000), at(0), apart), at(100_000), "a feed that is newer than the last look");
     }
 }

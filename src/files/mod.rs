@@ -23,6 +23,7 @@ pub mod doubts;
 mod error;
 pub mod folder;
 pub mod names;
+mod open_folders;
 pub mod part;
 mod publish;
 pub mod ranges;

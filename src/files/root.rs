@@ -10,13 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
-use tokio::time::Instant;
 
 use crate::files::candidates;
 use crate::files::candidates::Candidates;
@@ -25,6 +23,7 @@ use crate::files::disk::Faults;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
 use crate::files::names;
+use crate::files::open_folders::OpenFolders;
 use crate::files::source;
 use crate::files::space::{NoSpace, Reservation, Space};
 use crate::files::syncs::Syncs;
@@ -40,12 +39,6 @@ const MADE_BY_US: &str = "user.haul.made";
 
 /// Directories that are remembered as durable; beyond, they are simply synced again.
 const DURABLE_MAX: usize = 4096;
-/// Open directories that are kept for the next download there, each for so long: opening one costs a small file as much
-/// as writing it.
-const OPEN_MAX: usize = 64;
-/// And a part of the descriptors that the process may have.
-const DESCRIPTORS_EACH: u64 = 16;
-const OPEN_TIME: Duration = Duration::from_secs(1);
 /// Names that are remembered as taken; beyond, they are simply tried again.
 const NUMBERS_MAX: usize = 4096;
 
@@ -58,8 +51,7 @@ pub struct Root {
     space: Arc<Space>,
     /// Directories whose own names are known to be on the device.
     durable: Mutex<HashSet<String>>,
-    open: Mutex<HashMap<String, (Folder, Instant)>>,
-    open_max: usize,
+    open: OpenFolders,
     /// The number that the next file of a name gets, which is taken without one. A hint: what is wrong costs a try.
     numbers: Mutex<HashMap<String, u32>>,
     candidates: Candidates,
@@ -69,12 +61,6 @@ pub struct Root {
     syncs: Syncs,
     together: Arc<Together>,
     faults: Option<Arc<dyn Faults>>,
-}
-
-/// How many directories are kept open.
-fn open_max() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(OPEN_MAX, |limit| usize::try_from(limit / DESCRIPTORS_EACH).unwrap_or(OPEN_MAX).min(OPEN_MAX))
 }
 
 impl Root {
@@ -103,8 +89,7 @@ impl Root {
                 folder,
                 space: Arc::new(Space::new(reserve_bytes)),
                 durable: Mutex::default(),
-                open: Mutex::default(),
-                open_max: open_max(),
+                open: OpenFolders::new(),
                 numbers: Mutex::default(),
                 candidates: Candidates::default(),
                 claims: Arc::default(),
@@ -215,17 +200,13 @@ impl Root {
         if path.is_empty() {
             return Ok(Some(self.folder.clone()));
         }
-        if let Some((folder, _)) = lock(&self.open).get(path).filter(|(_, since)| since.elapsed() < OPEN_TIME) {
-            return Ok(Some(folder.clone()));
+        if let Some(folder) = self.open.get(path) {
+            return Ok(Some(folder));
         }
         names::check(path)?;
         match self.open_folder(path) {
             Ok(folder) => {
-                let mut open = lock(&self.open);
-                if open.len() >= self.open_max {
-                    open.clear();
-                }
-                open.insert(path.to_owned(), (folder.clone(), Instant::now()));
+                self.open.keep(path, &folder);
                 Ok(Some(folder))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -235,7 +216,7 @@ impl Root {
 
     /// Opens the directory anew the next time.
     pub(super) fn forget_folder(&self, path: &str) {
-        lock(&self.open).remove(path);
+        self.open.forget(path);
     }
 
     fn open_folder(&self, path: &str) -> io::Result<Folder> {
