@@ -352,7 +352,7 @@ async fn bulk(count: usize) {
     let started = Instant::now();
     let id = fill(&server, count, &format!("{}/1k", origin.url)).await;
     let filled = started.elapsed().as_secs_f64();
-    println!("{:.0} tasks/s added while they ran; peak {:.0} MiB", count as f64 / filled, server.peak_mib());
+    let (added, peak) = (count as f64 / filled, server.peak_mib());
     server.child.kill().unwrap();
     server.child.wait().unwrap();
     let restarted = Instant::now();
@@ -367,13 +367,14 @@ async fn bulk(count: usize) {
         first = restarted.elapsed();
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    println!("first end {:.3} s after the start of the process that followed a kill -9", first.as_secs_f64());
     let running = Instant::now();
     let job = ended(&server, &id).await;
     let left = job.counts.unwrap().succeeded - before;
+    println!("{:.0} tasks/s worked after the restart", f64::from(left) / running.elapsed().as_secs_f64());
     println!(
-        "{:.0} tasks/s worked after the restart; peak {:.0} MiB",
-        f64::from(left) / running.elapsed().as_secs_f64(),
+        "first end {:.3} s after the start of the process that followed a kill -9; peak {peak:.0} MiB and {:.0} after it; \
+         {added:.0} tasks/s added while they ran",
+        first.as_secs_f64(),
         server.peak_mib()
     );
 }

@@ -41,9 +41,11 @@ async fn worked(count: usize) {
         bullmq.push(redis.bullmq("worked", count, &url)["rate"].as_f64().unwrap());
     }
     let (haul, bullmq) = (median(haul), median(bullmq));
-    println!("P1, {count} fetches of 1 KiB worked: haul {haul:.0}/s, {:.0} us of server CPU each", median(cpu));
-    println!("P1: BullMQ with fsync on each write {bullmq:.0}/s");
-    println!("P1: {:.2} x BullMQ", haul / bullmq);
+    println!(
+        "{haul:.0} fetches/s of 1 KiB worked, {:.0} us of server CPU each: {:.2} x BullMQ with fsync on each write ({bullmq:.0})",
+        median(cpu),
+        haul / bullmq
+    );
 }
 
 async fn submit(count: usize) {
@@ -60,9 +62,13 @@ async fn submit(count: usize) {
         }
     }
     let (haul, each_write, each_second) = (median(haul), median(each_write), median(each_second));
-    println!("P2, {count} jobs by 32 callers: haul {haul:.0}/s, {:.0} us of server CPU each", median(cpu));
-    println!("P2: BullMQ with fsync on each write {each_write:.0}/s, each second {each_second:.0}/s");
-    println!("P2: {:.2} x BullMQ with fsync on each write, {:.2} x each second", haul / each_write, haul / each_second);
+    println!(
+        "{haul:.0} jobs/s by 32 callers, {:.0} us of server CPU each: {:.2} x BullMQ with fsync on each write ({each_write:.0}), \
+         {:.2} x each second ({each_second:.0})",
+        median(cpu),
+        haul / each_write,
+        haul / each_second
+    );
 }
 
 async fn add(count: usize) {
@@ -77,8 +83,7 @@ async fn add(count: usize) {
         graphile.push(peer["rate"].as_f64().unwrap());
     }
     let (haul, graphile) = (median(haul), median(graphile));
-    println!("P3, {count} tasks in bulk: haul {haul:.0}/s, graphile-worker {graphile:.0}/s");
-    println!("P3: {:.2} x graphile-worker", haul / graphile);
+    println!("{haul:.0} tasks/s in bulk: {:.2} x graphile-worker ({graphile:.0})", haul / graphile);
 }
 
 async fn latency(count: usize) {
@@ -101,12 +106,16 @@ async fn latency(count: usize) {
         (median(p50), median(p99))
     };
     let (haul, each_write, each_second) = (of(haul), of(each_write), of(each_second));
-    println!("P4, submit to seen done, p50 / p99: haul {:.2} / {:.2} ms", haul.0, haul.1);
     println!(
-        "P4: BullMQ with fsync on each write {:.2} / {:.2} ms, each second {:.2} / {:.2} ms",
-        each_write.0, each_write.1, each_second.0, each_second.1
+        "p50 {:.2}, p99 {:.2} ms: {:.2} of BullMQ with fsync on each write ({:.2}, {:.2}); each second {:.2}, {:.2}",
+        haul.0,
+        haul.1,
+        haul.0 / each_write.0,
+        each_write.0,
+        each_write.1,
+        each_second.0,
+        each_second.1
     );
-    println!("P4: {:.2} of BullMQ with fsync on each write", haul.0 / each_write.0);
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

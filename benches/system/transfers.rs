@@ -116,11 +116,8 @@ pub(crate) async fn download(mib: usize) {
         }
     }
     let gib = mib as f64 / 1024.0;
-    for (name, cost) in &best {
-        println!("{name}: {:.2} CPU s/GiB, {:.2} s/GiB", cost.cpu / gib, cost.wall / gib);
-    }
-    let own = |name| best.iter().find(|(own, _)| *own == name).map(|(_, cost)| cost.cpu / gib).unwrap();
-    println!("{:.2} CPU s/GiB, {:.2} with SHA-256", own("haul"), own("haul with sha256"));
+    let each = best.iter().map(|(name, cost)| format!("{name} {:.2} ({:.2})", cost.cpu / gib, cost.wall / gib));
+    println!("CPU s/GiB (and wall): {}", each.collect::<Vec<_>>().join(", "));
 }
 
 /// Sixteen connections to an origin that gives each of them so much and no more.
