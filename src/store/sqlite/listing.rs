@@ -243,7 +243,7 @@ fn lead(filter: &JobFilter, index: &Index, values: &mut Values) -> String {
         Index::Tenant => format!(
             "SELECT j.id AS name, j.no AS no, NULL AS ended FROM jobs j INDEXED BY jobs_tenant WHERE j.tenant > 1{range}"
         ),
-        Index::Ids => format!("SELECT j.id AS name, j.no AS no, NULL AS ended FROM jobs j WHERE j.id >= x''{range}"),
+        Index::Ids => format!("SELECT j.id AS name, j.no AS no, NULL AS ended FROM jobs j WHERE true{range}"),
         Index::These => {
             let ids: Vec<String> = filter.ids.iter().map(|id| id.0.simple().to_string()).collect();
             let ids = values.add(Value::Text(serde_json::to_string(&ids).unwrap_or_default()));
@@ -259,7 +259,9 @@ fn lead(filter: &JobFilter, index: &Index, values: &mut Values) -> String {
 
 /// That of the jobs that ended last.
 fn lead_by_end(filter: &JobFilter, range: String, values: &mut Values) -> String {
-    let mut range = range + &ended(filter, values);
+    // As with ids, SQLite would seek by the first of two upper bounds: where the page before ended is the narrower one.
+    let upper = filter.ended_before.filter(|time| filter.before.is_none_or(|it| it.end.is_none_or(|end| end >= *time)));
+    let mut range = range + &conditions(&[("j.end_time >", filter.ended_after), ("j.end_time <", upper)], values);
     if let Some(JobPlace { id, end }) = filter.before {
         let end = values.add(Value::Number(end.unwrap_or(Timestamp::MAX).0));
         let id = values.add(Value::Bytes(blob(id)));
@@ -349,21 +351,42 @@ fn named(text: &str) -> Option<(Vec<u8>, Vec<u8>)> {
     Some((filled('0')?, filled('f')?))
 }
 
-/// What the filter says about ids. They begin with the time of their creation, so times are bounds too.
+/// What the filter says about ids: the lowest that may be, and one that is too high. They begin with the time of their creation, so
+/// times are bounds too. Of several bounds only the narrowest is told, since SQLite seeks by one of them, whichever it
+/// meets first, and looks at all rows up to the others.
 fn bounds(filter: &JobFilter) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
     let least = |micros: i64, slack: i64| {
         let ms = u64::try_from(micros.div_euclid(1000) + slack).unwrap_or(0).min((1 << 48) - 1);
         (ms << 16).to_be_bytes().to_vec()
     };
-    let before = filter.before.map(|place| ("<", blob(place.id)));
-    let after_time = filter.created_after.map(|time| (">=", least(time.0, -ID_TIME_SLACK_MS)));
-    let before_time = filter.created_before.map(|time| ("<", least(time.0, ID_TIME_SLACK_MS + 1)));
-    [before, after_time, before_time].into_iter().flatten()
+    let after = filter.created_after.map(|time| least(time.0, -ID_TIME_SLACK_MS));
+    let before = filter.before.map(|place| blob(place.id));
+    let before_time = filter.created_before.map(|time| least(time.0, ID_TIME_SLACK_MS + 1));
+    let lowest = (">=", after.unwrap_or_default());
+    let highest = before.into_iter().chain(before_time).min().map(|id| ("<", id));
+    std::iter::once(lowest).chain(highest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With two bounds of a kind SQLite seeks by one and looks at a million rows up to the other.
+    #[test]
+    fn ids_have_one_bound_of_a_kind_and_it_is_the_narrowest() {
+        let job = |ms: u64| JobId(Uuid::from_u128(u128::from(ms) << 80 | 7));
+        let time = |ms: i64| Some(Timestamp(ms * 1000));
+        let place = |ms| Some(JobPlace { id: job(ms), end: None });
+        let of = |filter: JobFilter| bounds(&filter).collect::<Vec<_>>();
+        let first = |ms: u64| (ms << 16).to_be_bytes().to_vec();
+        assert_eq!(of(JobFilter::default()), [(">=", vec![])]);
+        let between = JobFilter { created_after: time(5_000), created_before: time(9_000), ..JobFilter::default() };
+        assert_eq!(of(between.clone()), [(">=", first(4_980)), ("<", first(9_021))]);
+        let later = JobFilter { before: place(8_000), ..between.clone() };
+        assert_eq!(of(later), [(">=", first(4_980)), ("<", blob(job(8_000)))]);
+        let wider = JobFilter { before: place(9_500), ..between };
+        assert_eq!(of(wider), [(">=", first(4_980)), ("<", first(9_021))]);
+    }
 
     #[test]
     fn a_beginning_of_an_id_is_a_range_of_ids() {
