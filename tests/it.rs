@@ -17,6 +17,7 @@ mod it {
     mod credentials;
     mod credentials_live;
     mod curl;
+    mod damaged;
     mod dashboard;
     mod downloads;
     mod echoes;

@@ -58,6 +58,8 @@ const AUDIT_ROW_BYTES: usize = 512;
 const FEED_PATIENCE: Duration = Duration::from_secs(5);
 /// The time between two looks for it.
 const FEED_PAUSE: Duration = Duration::from_millis(10);
+/// After so many looks it is looked why there is none.
+const FEED_LOOKS: u32 = 10;
 /// Deletions that wait for the scheduler or for their job. They have room of their own, since they make some.
 const DELETIONS_MAX: usize = 4096;
 
@@ -440,6 +442,7 @@ impl Engine {
     /// moment later.
     pub async fn quiet_job(&self, id: JobId) -> Result<Option<Arc<Job>>, EngineError> {
         let deadline = tokio::time::Instant::now() + FEED_PATIENCE;
+        let mut looks = 0;
         loop {
             let job = self.runner.store.job(id).await?.map(Arc::new).ok_or(EngineError::NoJob(id))?;
             if job.state.is_ended() {
@@ -450,6 +453,11 @@ impl Engine {
             }
             if self.commands.is_closed() || tokio::time::Instant::now() >= deadline {
                 return Err(EngineError::Draining);
+            }
+            looks += 1;
+            if looks == FEED_LOOKS {
+                // One whose lanes cannot be read is left out of memory: it has no feed, now or later.
+                self.runner.store.lanes(id).await?;
             }
             tokio::time::sleep(FEED_PAUSE).await;
         }

@@ -33,6 +33,8 @@ pub(crate) enum Timer {
     DiskLook,
     /// A task whose time is over and that could not be read has rested.
     LateRested(TaskId),
+    /// A job that is to be read again, once more within a short time, has rested.
+    JobReread(JobId),
     /// Time to try again to remove what there was no room to remove.
     Removals,
     /// The end of the time that a drain leaves to requests that must not be sent twice.

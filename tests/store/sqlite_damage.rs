@@ -49,12 +49,12 @@ const PLAIN: &[&str] = &[
 /// What is read whole and once, at a start, and refuses it: to leave a row out would let somebody in, or lose what was set.
 const NEEDED: &[&str] = &["credentials", "principals", "settings", "tenants", "tokens"];
 
-async fn connect(rig: &Rig) -> SqliteConnection {
+pub(super) async fn connect(rig: &Rig) -> SqliteConnection {
     SqliteConnection::connect(&format!("sqlite://{}", rig.dir().join("haul.db").display())).await.unwrap()
 }
 
 /// Rows in every table, of an ended job (1), and of one that runs (2) and one that waits (3).
-async fn full() -> Rig {
+pub(super) async fn full() -> Rig {
     let mut rig = Rig::new::<Sqlite>().await;
     let labels = BTreeMap::from([("label".to_owned(), "value".to_owned())]);
     let mut ended = job(1, 5);
@@ -148,65 +148,71 @@ async fn damage(rig: &Rig, table: &str, column: &str, how: &str) -> bool {
 }
 
 /// A read of many rows gives those that can be read; one that is needed whole may be refused, and nothing is to be tried again.
-fn judge<T>(what: &str, read: Result<T, StoreError>, may_fail: bool) -> Option<T> {
+fn judge<T>(wrong: &mut Vec<String>, read: Result<T, StoreError>, may_fail: bool) -> Option<T> {
     match read {
         Ok(read) => Some(read),
         Err(StoreError::Unreadable(_)) if may_fail => None,
-        Err(error) => panic!("{what}: {error:?}"),
+        Err(error) => {
+            wrong.push(format!("{} is {error:?}", std::any::type_name::<T>()));
+            None
+        }
     }
 }
 
-/// Makes every read, and returns how many jobs and tasks there are to be seen.
-async fn read_all(store: &dyn Store, what: &str) -> (usize, usize) {
-    let table = what.split('.').next().unwrap();
+/// Makes every read where a row of the table may be damaged. Returns how many jobs and tasks there are to be seen, and what went wrong.
+pub(super) async fn read_all(store: &dyn Store, table: &str) -> ((usize, usize), Vec<String>) {
+    let mut wrong = Vec::new();
+    let bad = &mut wrong;
     let is_of = |tables: &[&str]| tables.contains(&table);
-    let jobs = judge(what, store.jobs(&JobFilter::default(), 100).await, false).unwrap().items.len();
+    let jobs = judge(bad, store.jobs(&JobFilter::default(), 100).await, false).map_or(0, |it| it.items.len());
     let search = JobFilter { search: Search::new("first"), ..JobFilter::default() };
-    judge(what, store.jobs(&search, 100).await, false);
-    judge(what, store.job_ids(&JobFilter::default(), 100).await, false);
-    let unfinished = judge(what, store.recover(None).await, false).unwrap().jobs().len();
-    judge(what, store.claims(None).await, false);
-    let mut tasks = judge(what, store.due_tasks(None, 100).await, false).unwrap().tasks.len();
+    judge(bad, store.jobs(&search, 100).await, false);
+    judge(bad, store.job_ids(&JobFilter::default(), 100).await, false);
+    let unfinished = judge(bad, store.recover(None).await, false).map_or(0, |it| it.jobs().len());
+    judge(bad, store.claims(None).await, false);
+    let mut tasks = judge(bad, store.due_tasks(None, 100).await, false).map_or(0, |it| it.tasks.len());
     for number in 1..=3 {
         let id: JobId = job_id(number);
-        judge(what, store.job(id).await, is_of(&["jobs", "job_specs"]));
-        judge(what, store.lanes(id).await, is_of(&["lanes"]));
-        tasks += judge(what, store.tasks(id, &[], 0, 100).await, false).unwrap().items.len();
-        tasks += judge(what, store.tasks(id, &[TaskState::Failed], 0, 100).await, false).unwrap().items.len();
+        judge(bad, store.job(id).await, is_of(&["jobs", "job_specs"]));
+        judge(bad, store.lanes(id).await, is_of(&["lanes"]));
+        tasks += judge(bad, store.tasks(id, &[], 0, 100).await, false).map_or(0, |it| it.items.len());
+        tasks += judge(bad, store.tasks(id, &[TaskState::Failed], 0, 100).await, false).map_or(0, |it| it.items.len());
         let filter = TaskFilter { http_statuses: vec![503], host: "a.example".into(), ..TaskFilter::default() };
         let query = TaskQuery { filter, ..TaskQuery::default() };
-        judge(what, store.find_tasks(id, &query, 100).await, false);
-        tasks += judge(what, store.lane_page(id, 0, 0, 100, Timestamp(0)).await, false).unwrap().tasks.len();
-        judge(what, store.download_tasks(id, &TaskState::ALL, 0, 100).await, false);
-        judge(what, store.events(id, 0, 100).await, false);
-        judge(what, store.events_before(id, 1000, &[], 100).await, false);
-        judge(what, store.recount(id).await, false);
-        judge(what, store.chunk(id, "chunk").await, false);
-        judge(what, store.page_heads(task_id(number, 0), 0, 100).await, is_of(&["pages"]));
-        judge(what, store.page_content(task_id(number, 0), 1).await, is_of(&["pages"]));
-        judge(what, store.task_by_key(id, "the key").await, is_of(&["tasks", "task_states", "shared_errors"]));
+        judge(bad, store.find_tasks(id, &query, 100).await, false);
+        tasks += judge(bad, store.lane_page(id, 0, 0, 100, Timestamp(0)).await, false).map_or(0, |it| it.tasks.len());
+        judge(bad, store.download_tasks(id, &TaskState::ALL, 0, 100).await, false);
+        judge(bad, store.events(id, 0, 100).await, false);
+        judge(bad, store.events_before(id, 1000, &[], 100).await, false);
+        judge(bad, store.recount(id).await, false);
+        judge(bad, store.chunk(id, "chunk").await, false);
+        judge(bad, store.page_heads(task_id(number, 0), 0, 100).await, is_of(&["pages"]));
+        judge(bad, store.page_content(task_id(number, 0), 1).await, is_of(&["pages"]));
+        judge(bad, store.task_by_key(id, "the key").await, is_of(&["tasks", "task_states", "shared_errors"]));
     }
-    judge(what, store.host_pauses().await, false);
-    judge(what, store.stored_bytes().await, false);
-    judge(what, store.audit(&AuditFilter::default(), AuditPlace::After(0), 100).await, false);
-    judge(what, store.request(Party { tenant: DEFAULT_NO, principal: 0 }, "request").await, false);
-    judge(what, store.limits().await, is_of(NEEDED));
-    judge(what, store.sealing().await, is_of(NEEDED));
-    judge(what, store.access().await, true);
-    (jobs + unfinished, tasks)
+    judge(bad, store.host_pauses().await, false);
+    judge(bad, store.stored_bytes().await, false);
+    judge(bad, store.audit(&AuditFilter::default(), AuditPlace::After(0), 100).await, false);
+    judge(bad, store.request(Party { tenant: DEFAULT_NO, principal: 0 }, "request").await, false);
+    judge(bad, store.limits().await, is_of(NEEDED));
+    judge(bad, store.sealing().await, is_of(NEEDED));
+    judge(bad, store.access().await, true);
+    ((jobs + unfinished, tasks), wrong)
 }
 
 #[tokio::test]
 async fn damage_in_a_text_fails_no_read_of_others_and_is_found() {
     let whole = full().await;
-    let all = read_all(&*whole.store, "nothing").await;
+    let (all, wrong) = read_all(&*whole.store, "nothing").await;
+    assert_eq!(wrong, Vec::<String>::new());
     let before: BTreeSet<String> = audit(whole.dir(), &RootKeys::default()).await.unwrap().into_iter().collect();
     for (table, column) in columns(&whole).await {
         let what = format!("{table}.{column}");
         for how in DAMAGES {
             let mut rig = full().await;
             assert!(damage(&rig, &table, &column, how).await, "the test has a row with `{what}`");
-            let (jobs, tasks) = read_all(&*rig.store, &what).await;
+            let ((jobs, tasks), wrong) = read_all(&*rig.store, &table).await;
+            assert_eq!(wrong, Vec::<String>::new(), "{what}");
             assert!(jobs + 2 >= all.0 && tasks + 10 >= all.1, "{what}: {jobs} and {tasks} of {all:?}");
             let found = audit(rig.dir(), &RootKeys::default()).await.unwrap();
             let is_found = found.iter().any(|it| !before.contains(it) && it.contains("cannot be read"));

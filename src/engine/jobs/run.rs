@@ -295,6 +295,11 @@ impl JobRun {
         true
     }
 
+    /// Whether a sweep has found nothing although the counts say that something is left.
+    pub(crate) fn is_swept_in_vain(&self) -> bool {
+        matches!(self.stage, Stage::Sweeping(Sweeping { in_vain: true, .. }))
+    }
+
     /// The attempts of which the ends were deferred.
     pub(crate) fn deferred_attempts(&self) -> Vec<(TaskId, Fence)> {
         let deferred = self.activity().into_iter().flat_map(|it| &it.deferred);

@@ -110,8 +110,10 @@ impl Queue {
         let admissible = self.backoffs.end_read(page.next);
         for (entry, task) in page.tasks {
             let Some(queue) = self.jobs.get(&entry.id.job).filter(|queue| !queue.is_stopped) else { continue };
-            let in_page = queue.lanes.get(task.lane as usize).and_then(|lane| lane.in_page(task.index)).is_some();
-            if admissible.takes(&entry) && !in_page && !queue.held.contains_key(&task.index) {
+            // Where a row is damaged so that its task is in no lane, that could never go anywhere: it stays in the store.
+            let Some(lane) = queue.lanes.get(task.lane as usize) else { continue };
+            let is_held = lane.in_page(task.index).is_some() || queue.held.contains_key(&task.index);
+            if admissible.takes(&entry) && !is_held {
                 self.back_off(entry, Queued::from(task));
             }
         }

@@ -318,6 +318,7 @@ impl Scheduler {
         run.arrived = now;
         let named = credentials::named(&run.job.spec, &tasks);
         if named.union(&run.job.credentials).count() > NAMED_MAX + 1 {
+            self.give_back_tasks(tenant, count);
             // They are written with each change of the job. One more is that of its defaults.
             let why = format!("name too many credentials: all tasks of a job name at most {NAMED_MAX}");
             return answer(reply, Err(AccessError::Invalid("tasks", why).into()));

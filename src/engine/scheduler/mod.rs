@@ -32,6 +32,7 @@ mod read;
 mod reads;
 pub(crate) mod recovery;
 mod reload;
+mod rereads;
 mod selections;
 mod shared;
 mod survey;
@@ -71,6 +72,7 @@ use crate::engine::scheduler::linger::Linger;
 use crate::engine::scheduler::parked::Parked;
 use crate::engine::scheduler::piece::Pieces;
 use crate::engine::scheduler::read::Read;
+use crate::engine::scheduler::rereads::Rereads;
 use crate::engine::scheduler::shared::Shared;
 use crate::engine::scheduler::survey::Survey;
 use crate::engine::timers::{Starts, Timer, Timers};
@@ -122,6 +124,7 @@ pub(crate) struct Scheduler {
     cuts: Cuts,
     /// Jobs that are to be read again, because memory and store contradict each other about them.
     reloading: Vec<JobId>,
+    rereads: Rereads,
     /// Deleted jobs whose rows are being removed.
     purging: HashSet<JobId>,
     timers: Timers,
@@ -231,6 +234,7 @@ impl Scheduler {
             crowded: Crowded::new(bounds.crowded_bytes),
             cuts: Cuts::default(),
             reloading: Vec::new(),
+            rereads: Rereads::default(),
             purging: HashSet::new(),
             timers: Timers::default(),
             starts: Starts::default(),
@@ -460,6 +464,7 @@ impl Scheduler {
                 Timer::Housekeeping => self.look_for_removals(),
                 Timer::DiskLook => self.look_for_space(),
                 Timer::LateRested(id) => self.late_rested(id),
+                Timer::JobReread(job) => self.read_again(job),
                 Timer::Removals => self.removals.rest = false,
                 Timer::Cut => {
                     self.is_cut = true;

@@ -328,6 +328,10 @@ impl Scheduler {
         self.runner.metrics.tasks_ended(run.kind(), End::Cancelled, u64::from(swept.count));
         let counts_hold = run.swept(state, swept.count, swept.next);
         let publish = run.job.clone();
+        if run.is_swept_in_vain() {
+            // What is PENDING before the head of its lane, since a row is damaged, is found from the first task on.
+            self.outbox.head(Some((job, 0, 0)));
+        }
         if run.to_sweep().is_some() {
             self.add_piece(Piece::Sweep(job));
         }

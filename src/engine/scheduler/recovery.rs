@@ -14,11 +14,11 @@ use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::shared::Shared;
 use crate::engine::timers::Timer;
-use crate::model::failure::{Failure, FailureReason};
+use crate::model::failure::{Failure, FailureReason, TaskError};
 use crate::model::host::Host;
 use crate::model::ids::{JobId, TaskId, TaskIndex};
 use crate::model::job::Job;
-use crate::model::spec::{FetchSpec, TaskOptions, TaskSpec, Work};
+use crate::model::spec::{TaskSpec, Work};
 use crate::model::task::{Crashes, TaskEvent, TaskState};
 use crate::model::task_filter::TaskChoice;
 use crate::model::time::Timestamp;
@@ -188,8 +188,18 @@ impl Scheduler {
             && job.is_some_and(|job| self.runner.files.has_progressed(job, id.index, spec, since))
     }
 
-    /// Takes in an attempt that was cut, by `event`.
+    /// Takes in an attempt that was cut, by `event`. One whose task stands in no lane of its job can never be made anew.
     pub(super) fn recover_attempt(&mut self, id: TaskId, task: StoredTask, event: TaskEvent, now: Timestamp) {
+        if self.queue.host_of(id.job, task.lane).is_some() {
+            return self.end_attempt(id, task, event, false, now);
+        }
+        tracing::error!(task = %id, "an attempt was cut of a task that is in no lane of its job, so the task fails");
+        let event = TaskEvent::Failed(task.row.task.fence, lost(task.row.task.attempts));
+        self.end_attempt(id, task, event, false, now);
+    }
+
+    /// Takes in the end of an attempt that was cut. `rewrites`: what is stored of its task is written whatever stands there.
+    fn end_attempt(&mut self, id: TaskId, task: StoredTask, event: TaskEvent, rewrites: bool, now: Timestamp) {
         let Some(run) = self.jobs.get_mut(id.job) else { return };
         let StoredTask { lane, spec, mut row, .. } = task;
         // A job whose tasks are being ended ends this one too.
@@ -204,6 +214,9 @@ impl Scheduler {
         }
         let held = row.held_of(&spec.work, run.job.parts_gone);
         run.job_mut().held.add(held);
+        if rewrites {
+            self.outbox.rewritten(id);
+        }
         self.outbox.moved(TaskMove { id, row: row.clone() });
         if row.task.state.is_ended() {
             self.task_ended(id, lane, spec, row, now);
@@ -223,16 +236,22 @@ impl Scheduler {
         if self.jobs.get(id.job).is_none() {
             return;
         }
-        let message = "what is stored of this task cannot be read, so it is not run again; submit it in a new job (`haul check` says \
-                       what is damaged)";
-        let error = Failure::fatal(FailureReason::Internal, message).into_error(task.attempts);
-        let event = TaskEvent::Failed(task.fence, error);
-        // Of the spec nothing is known. What is told of it is what is told of one that fetches nothing.
-        let work = Work::Fetch(FetchSpec::default());
-        let spec = TaskSpec { key: String::new(), work, options: TaskOptions::default().into() };
+        let event = TaskEvent::Failed(task.fence, lost(task.attempts));
         let row = TaskRow { task, ..TaskRow::default() };
         tracing::error!(task = %id, "an attempt was cut of a task that cannot be read, so the task fails");
-        self.outbox.rewritten(id);
-        self.recover_attempt(id, StoredTask { index: id.index, lane, spec: Arc::new(spec), row }, event, now);
+        self.end_attempt(
+            id,
+            StoredTask { index: id.index, lane, spec: Arc::new(TaskSpec::lost()), row },
+            event,
+            true,
+            now,
+        );
     }
+}
+
+/// Why a task fails of which the store has lost something.
+fn lost(attempts: u32) -> TaskError {
+    let message = "what is stored of this task cannot be read, so it is not run again; submit it in a new job (`haul check` says \
+                   what is damaged)";
+    Failure::fatal(FailureReason::Internal, message).into_error(attempts)
 }

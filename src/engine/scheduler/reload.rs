@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,7 @@ use crate::engine::queue::task::{Cause, Running};
 use crate::engine::runner::Checks;
 use crate::engine::scheduler::Scheduler;
 use crate::engine::scheduler::read::{Read, Reloaded};
+use crate::engine::timers::Timer;
 use crate::model::ids::JobId;
 use crate::model::job::Job;
 use crate::model::task::TaskEvent;
@@ -51,7 +53,6 @@ impl Scheduler {
             }
             activity.deferred.extend(activity.asked.drain(..).map(Deferred::Command));
         }
-        self.reloading.push(job);
         self.park_deferred(job);
         self.queue.stop_job(job);
         for running in self.queue.running_of(job) {
@@ -63,6 +64,16 @@ impl Scheduler {
             self.queue.attempt_ended(id, fence);
             self.hub.stopped(job, id.index);
         }
+        let now = self.now();
+        match self.rereads.begin(job, now) {
+            Duration::ZERO => self.read_again(job),
+            rest => self.timers.set(now.plus(rest), Timer::JobReread(job)),
+        }
+    }
+
+    /// Reads a job again as soon as that can be done, if it is still to be.
+    pub(super) fn read_again(&mut self, job: JobId) {
+        self.reloading.push(job);
         self.reload_quiet();
     }
 

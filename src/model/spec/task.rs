@@ -32,6 +32,11 @@ pub enum Work {
 }
 
 impl TaskSpec {
+    /// What is told of a task of which the store has lost the spec: as of one that fetches nothing.
+    pub fn lost() -> Self {
+        TaskSpec { key: String::new(), work: Work::Fetch(FetchSpec::default()), options: SharedOptions::default() }
+    }
+
     /// The memory that the task takes, in bytes, roughly.
     pub fn memory_bytes(&self) -> usize {
         let work = match &self.work {

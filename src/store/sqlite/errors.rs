@@ -95,7 +95,11 @@ pub(super) fn is_want_of_rights(error: &sqlx::Error) -> bool {
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
         let text = error.to_string();
-        let Some(code) = code(&error) else { return Fault::Store(StoreError::Fatal(text)) };
+        let Some(code) = code(&error) else {
+            // A value of another kind than its column is for: a row is damaged, and that is about whose row it is.
+            let is_of_row = matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_));
+            return if is_of_row { Fault::Refused(text) } else { Fault::Store(StoreError::Fatal(text)) };
+        };
         match (code, code & 0xff) {
             (IO_ERROR_SHM_SIZE, _) | (_, FULL) => Fault::Store(StoreError::Full(NO_ROOM.to_owned())),
             (_, BUSY | LOCKED) => Fault::Store(StoreError::Retry(LOCKED_BY_OTHERS.to_owned())),

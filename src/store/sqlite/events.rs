@@ -3,9 +3,10 @@
 //! The end of a task is in its state row, so its event is a few bytes. When a retry changes the row, the old one is kept
 //! for the events that came before.
 
+use std::cell::Cell;
 use std::sync::{Arc, LazyLock};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use sqlx::AssertSqlSafe;
 
 use crate::model::event::{EventHead, EventKind};
@@ -16,7 +17,7 @@ use crate::model::time::Timestamp;
 use crate::store::sqlite::columns::blob;
 use crate::store::sqlite::errors::{Fault, guard};
 use crate::store::sqlite::insert::{Insert, Values};
-use crate::store::sqlite::lines::{self, Page, Readable};
+use crate::store::sqlite::lines::{self, Readable};
 use crate::store::sqlite::numbers::{Numbers, key};
 use crate::store::sqlite::reader::{Ask, Reader};
 use crate::store::sqlite::rows::{StateLine, job_no, state_or_null, state_text};
@@ -55,26 +56,45 @@ pub(super) fn place(sequence: u64) -> Result<u32, Fault> {
 
 /// Sequence, kind, time, task, snapshot, lane, spec and bag of the task, row of the task.
 #[derive(Deserialize)]
-struct EventLine(
+struct EventLine<S>(
     u64,
     i64,
     Timestamp,
     Option<TaskIndex>,
     Option<Arc<Job>>,
     Option<LaneNumber>,
-    Option<TaskSpec>,
+    Option<S>,
     Option<Bag>,
     Option<StateLine>,
 );
 
-impl EventLine {
+/// A spec, if it is one.
+struct Spared(Option<TaskSpec>);
+
+impl<'de> Deserialize<'de> for Spared {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Spared(serde_json::from_value(serde_json::Value::deserialize(deserializer)?).ok()))
+    }
+}
+
+impl From<Spared> for Option<TaskSpec> {
+    fn from(Spared(spec): Spared) -> Self {
+        spec
+    }
+}
+
+impl<S: Into<Option<TaskSpec>>> EventLine<S> {
     fn into_event(self, vault: &Vault, job: JobId) -> Result<StoredEvent, StoreError> {
         let EventLine(sequence, kind, time, task, snapshot, lane, spec, bag, row) = self;
         let wrong = |what: String| StoreError::Unreadable(format!("job `{job}`: event {sequence} {what}"));
         let kind = EventKind::from_number(kind).ok_or_else(|| wrong(format!("has the unknown kind {kind}")))?;
-        let ended = match (kind, task, lane, spec, row) {
-            (EventKind::TaskEnded, Some(index), Some(lane), Some(spec), Some(row)) => {
-                let spec = sealed::told(vault, Place::Task(job, index), spec, Bag::bytes(bag.as_ref()))?;
+        let ended = match (kind, task, row) {
+            (EventKind::TaskEnded, Some(index), Some(row)) => {
+                let told = |spec| sealed::told(vault, Place::Task(job, index), spec, Bag::bytes(bag.as_ref()));
+                let spec = spec
+                    .and_then(Into::into)
+                    .and_then(|spec| told(spec).inspect_err(|error| tracing::error!("{error}")).ok());
+                let (spec, lane) = (spec.unwrap_or_else(TaskSpec::lost), lane.unwrap_or_default());
                 Some(Arc::new(StoredTask { index, lane, spec: Arc::new(spec), row: row.into_row() }))
             }
             (EventKind::TaskEnded, ..) => return Err(wrong("shows a task that does not exist".to_owned())),
@@ -93,23 +113,38 @@ macro_rules! told_from_bag {
     };
 }
 
-/// Events of the job `?1` as [`EventLine`]s, those for which `$which` holds, in its order.
+/// Two statements for the events of the job `?1` as [`EventLine`]s, those for which `$which` holds, in its order. By the second one
+/// a task is read of which the spec is damaged, too, and told without it: how it ended is in another row, and whoever follows the job
+/// counts its events. It looks through each spec, which takes longer.
+macro_rules! events_pages {
+    ($which:expr) => {
+        [events_page!($which, "t.spec"), events_page!($which, "CASE WHEN json_valid(t.spec) THEN t.spec END")]
+    };
+}
+
 macro_rules! events_page {
-    ($which:expr) => {{
+    ($which:expr, $spec:literal) => {{
         let places = format!(
             concat!(
                 "SELECT e.id AS id, coalesce(octet_length(e.snapshot), 0) + coalesce(octet_length(t.spec), 0) \
-                 + CASE WHEN ", told_from_bag!(), " THEN coalesce(2 * octet_length(t.sealed), 0) ELSE 0 END \
+                 + CASE WHEN ",
+                told_from_bag!(),
+                " THEN coalesce(2 * octet_length(t.sealed), 0) ELSE 0 END \
                  + coalesce(octet_length(s.error), 0) + coalesce(octet_length(s.outcome), 0) AS bytes FROM events e \
-                 LEFT JOIN tasks t ON t.id = (e.id >> 32 << 32) + e.task LEFT JOIN task_states s ON s.id = t.id WHERE {}",
+                 LEFT JOIN tasks t ON t.id = (e.id >> 32 << 32) + e.task \
+                 LEFT JOIN task_states s ON s.id = (e.id >> 32 << 32) + e.task WHERE {}",
             ),
             $which
         );
         let line = concat!(
             "'[' || (e.id & 4294967295) || ',' || e.kind || ',' || e.time || ',' || coalesce(e.task, 'null') || ',' || \
              coalesce(e.snapshot, 'null') || ',' || coalesce(t.lane & 4294967295, 'null') || ',' || \
-             coalesce(t.spec, 'null') || ',' || \
-             coalesce(CASE WHEN ", told_from_bag!(), " THEN '\"' || nullif(hex(t.sealed), '') || '\"' END, 'null') || ',' || \
+             coalesce(",
+            $spec,
+            ", 'null') || ',' || \
+             coalesce(CASE WHEN ",
+            told_from_bag!(),
+            " THEN '\"' || nullif(hex(t.sealed), '') || '\"' END, 'null') || ',' || \
              CASE WHEN e.kind <> 1 THEN 'null' WHEN o.id IS NOT NULL THEN ",
             state_text!("o", "NULL"),
             " ELSE ",
@@ -117,9 +152,9 @@ macro_rules! events_page {
             " END || ']'"
         );
         let rest = "CROSS JOIN events e ON e.id = w.id LEFT JOIN tasks t ON t.id = (e.id >> 32 << 32) + e.task \
-             LEFT JOIN task_states s ON s.id = t.id \
-             LEFT JOIN old_states o ON o.id = t.id AND o.upto = (SELECT min(q.upto) FROM old_states q \
-             WHERE q.id = t.id AND q.upto >= (e.id & 4294967295))";
+             LEFT JOIN task_states s ON s.id = (e.id >> 32 << 32) + e.task \
+             LEFT JOIN old_states o ON o.id = s.id AND o.upto = (SELECT min(q.upto) FROM old_states q \
+             WHERE q.id = s.id AND q.upto >= (e.id & 4294967295))";
         lines::page_of(&places, line, rest, "")
     }};
 }
@@ -130,8 +165,8 @@ pub(super) async fn after(
     after: u64,
     limit: u32,
 ) -> Result<Listed<StoredEvent>, StoreError> {
-    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
-        events_page!(concat!(
+    static PAGES: LazyLock<[Arc<str>; 2]> = LazyLock::new(|| {
+        events_pages!(concat!(
             "e.id > ((",
             job_no!(),
             " << 32) | ?2) AND e.id <= ((",
@@ -141,8 +176,8 @@ pub(super) async fn after(
     });
     let mut after = i64::try_from(after).unwrap_or(i64::MAX).min(i64::from(u32::MAX));
     loop {
-        let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(after).bind(lines::one_more(limit));
-        match page(reader, job, &reader.page(ask).await?, limit) {
+        let ask = |sql| Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(after).bind(lines::one_more(limit));
+        match page(reader, job, &PAGES, ask, limit).await? {
             Readable::Page(page) => return Ok(page),
             Readable::GoOn(last) => after = last.into(),
         }
@@ -157,8 +192,8 @@ pub(super) async fn before(
     kinds: &[EventKind],
     limit: u32,
 ) -> Result<EventPage, StoreError> {
-    static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
-        events_page!(concat!(
+    static PAGES: LazyLock<[Arc<str>; 2]> = LazyLock::new(|| {
+        events_pages!(concat!(
             "e.id < ((",
             job_no!(),
             " << 32) | ?2) AND e.id >= ((",
@@ -178,9 +213,11 @@ pub(super) async fn before(
     };
     let kinds = serde_json::to_string(&kinds).map_err(|error| StoreError::Unreadable(error.to_string()))?;
     let Listed { items, has_more } = loop {
-        let ask = Ask::new(AssertSqlSafe(PAGE.clone())).bind(blob(job)).bind(before).bind(lines::one_more(limit));
-        let read = reader.page(ask.bind(from).bind(kinds.as_str())).await?;
-        match page(reader, job, &read, limit) {
+        let ask = |sql| {
+            let ask = Ask::new(AssertSqlSafe(sql)).bind(blob(job)).bind(before).bind(lines::one_more(limit));
+            ask.bind(from).bind(kinds.as_str())
+        };
+        match page(reader, job, &PAGES, ask, limit).await? {
             Readable::Page(page) => break page,
             Readable::GoOn(last) => before = last.into(),
         }
@@ -192,7 +229,25 @@ pub(super) async fn before(
     Ok(EventPage { items, next })
 }
 
-fn page(reader: &Reader, job: JobId, page: &Page, limit: u32) -> Readable<StoredEvent> {
-    let open = |line: EventLine| line.into_event(&reader.vault, job);
-    lines::readable(page, &format!("event of job `{job}`:"), limit, open)
+/// A page by one of two statements, as [`events_pages`] makes them: by the first if all that it has can be read.
+async fn page(
+    reader: &Reader,
+    job: JobId,
+    [quick, careful]: &[Arc<str>; 2],
+    ask: impl Fn(Arc<str>) -> Ask,
+    limit: u32,
+) -> Result<Readable<StoredEvent>, StoreError> {
+    let what = format!("event of job `{job}`:");
+    {
+        let page = reader.page(ask(quick.clone())).await?;
+        let (lines, read) = (lines::count_and_last_head::<1>(page.text.as_ref()).0, Cell::new(0));
+        let open =
+            |line: EventLine<TaskSpec>| line.into_event(&reader.vault, job).inspect(|_| read.set(read.get() + 1));
+        let readable = lines::readable(&page, &what, limit, open);
+        if read.get() == lines {
+            return Ok(readable);
+        }
+    }
+    let open = |line: EventLine<Spared>| line.into_event(&reader.vault, job);
+    Ok(lines::readable(&reader.page(ask(careful.clone())).await?, &what, limit, open))
 }

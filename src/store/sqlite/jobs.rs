@@ -311,20 +311,25 @@ pub(super) async fn request(
 }
 
 pub(super) async fn expired(reader: &Reader, now: Timestamp, limit: u32) -> Result<Vec<(JobId, TenantNo)>, StoreError> {
+    // What is no job of a tenant, since its row is damaged, is left out: it holds no other.
     let sql = "SELECT id, tenant FROM jobs WHERE expire_time IS NOT NULL AND expire_time <= ?1 AND deleted = 0 \
-               ORDER BY expire_time LIMIT ?2 + 0";
+               AND typeof(id) = 'blob' AND length(id) = 16 AND typeof(tenant) = 'integer' \
+               AND tenant BETWEEN 0 AND 4294967295 ORDER BY expire_time LIMIT ?2 + 0";
     let found: Vec<(Vec<u8>, TenantNo)> = reader.all(Ask::new(sql).bind(now.0).bind(limit)).await?;
     found.iter().map(|(id, tenant)| Ok((job_id(id)?, *tenant))).collect()
 }
 
 pub(super) async fn deleted(reader: &Reader, limit: u32) -> Result<Vec<JobId>, StoreError> {
-    let sql = "SELECT id FROM jobs WHERE deleted = 1 ORDER BY no LIMIT ?1 + 0";
+    let sql =
+        "SELECT id FROM jobs WHERE deleted = 1 AND typeof(id) = 'blob' AND length(id) = 16 ORDER BY no LIMIT ?1 + 0";
     let ids: Vec<(Vec<u8>,)> = reader.all(Ask::new(sql).bind(limit)).await?;
     ids.iter().map(|(id,)| job_id(id)).collect()
 }
 
 /// Reads what tenants store.
 pub(super) async fn stored_bytes(reader: &Reader) -> Result<Vec<(TenantNo, u64)>, StoreError> {
-    let rows: Vec<(TenantNo, i64)> = reader.all(Ask::new("SELECT tenant, stored FROM tenant_usage")).await?;
+    // A sum into which a damaged figure has come may be no whole number.
+    let sql = "SELECT tenant, CAST(stored AS INTEGER) FROM tenant_usage WHERE tenant BETWEEN 0 AND 4294967295";
+    let rows: Vec<(TenantNo, i64)> = reader.all(Ask::new(sql)).await?;
     Ok(rows.into_iter().map(|(tenant, bytes)| (tenant, u64::try_from(bytes).unwrap_or(0))).collect())
 }

@@ -41,8 +41,10 @@ pub(super) async fn write(conn: &mut SqliteConnection, changes: &[PauseChange]) 
 
 /// Reads all pauses, those first that were begun first.
 pub(super) async fn all(reader: &Reader) -> Result<Vec<(PauseKey, HostPause)>, StoreError> {
-    let sql =
-        "SELECT tenant, host, cause, time, until, failures, reason FROM host_pauses ORDER BY time, tenant, host, cause";
+    // A number that is damaged is taken for what it is most like, or for none: the pause of a row fails no other.
+    let sql = "SELECT tenant, CAST(host AS TEXT), CAST(cause AS INTEGER), CAST(time AS INTEGER), CAST(until AS INTEGER), \
+               min(max(CAST(failures AS INTEGER), 0), 4294967295), CAST(reason AS TEXT) FROM host_pauses \
+               WHERE typeof(tenant) = 'integer' AND tenant BETWEEN 0 AND 4294967295 ORDER BY time, tenant, host, cause";
     let rows: Vec<Row> = reader.all(Ask::new(sql)).await?;
     let read = |(tenant, host, cause, time, until, failures, reason): Row| {
         let cause = [PauseCause::Asked, PauseCause::Failures].into_iter().find(|it| number_of(*it) == cause)?;

@@ -225,7 +225,7 @@ pub(super) async fn hasten(conn: &mut SqliteConnection, numbers: &Numbers, haste
 
 /// No task of the job before this index is PENDING. A job without lanes has no tasks.
 async fn lowest_head(conn: &mut SqliteConnection, no: i64) -> Result<i64, Fault> {
-    let sql = "SELECT coalesce(min(head), 0) FROM lanes WHERE id BETWEEN ?1 AND ?2";
+    let sql = "SELECT CAST(coalesce(min(head), 0) AS INTEGER) FROM lanes WHERE id BETWEEN ?1 AND ?2";
     Ok(sqlx::query_scalar(sql).bind(key(no, 0)).bind(key(no, u32::MAX)).fetch_one(conn).await?)
 }
 
@@ -295,7 +295,7 @@ pub(super) async fn retry(
 async fn failed_alike(conn: &mut SqliteConnection) -> Result<Vec<Alike>, Fault> {
     // Up to its path a URL says what its host is. URLs are many, and hosts are few.
     let sql = format!(
-        "SELECT coalesce({}, ''), coalesce({}, 0), \
+        "SELECT CAST(coalesce({}, '') AS TEXT), min(max(CAST(coalesce({}, 0) AS INTEGER), 0), 65535), \
          substr(url, 1, 8 + instr(substr(url, 9) || '/', '/')), json_group_array(id & 4294967295) FROM ( \
          SELECT s.id AS id, {ERROR} AS error, coalesce(nullif({}, ''), \
          (SELECT 'https://' || h.host FROM tasks t CROSS JOIN lanes h ON h.id = t.lane WHERE t.id = s.id), '') AS url \

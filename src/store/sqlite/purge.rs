@@ -43,10 +43,11 @@ pub(super) async fn purge(
     let gone = Purged { is_gone: true, ..Purged::default() };
     // A job that is not there is purged already.
     let Ok(no) = numbers.job(job) else { return Ok(gone) };
-    let sql = "SELECT deleted, tenant, stored FROM jobs WHERE no = ?1";
-    let found: Option<(i64, TenantNo, i64)> = sqlx::query_as(sql).bind(no).fetch_optional(&mut *conn).await?;
-    let Some((deleted, tenant, stored)) = found else { return Ok(gone) };
-    guard(deleted == 1, || format!("job `{job}` is to be purged and was not deleted"))?;
+    // What is damaged in its row does not keep it here: nothing is freed for a tenant that there cannot be.
+    let sql = "SELECT deleted = 1, CAST(tenant AS INTEGER), CAST(stored AS INTEGER) FROM jobs WHERE no = ?1";
+    let found: Option<(bool, i64, i64)> = sqlx::query_as(sql).bind(no).fetch_optional(&mut *conn).await?;
+    let Some((is_deleted, tenant, stored)) = found else { return Ok(gone) };
+    guard(is_deleted, || format!("job `{job}` is to be purged and was not deleted"))?;
 
     let mut left = u64::from(rows_max);
     let wanted = pages_within(conn, no, left).await?;
@@ -71,7 +72,7 @@ pub(super) async fn purge(
     for sql in LAST {
         sqlx::query(sql).bind(no).execute(&mut *conn).await?;
     }
-    let freed = u64::try_from(stored).ok().filter(|bytes| *bytes > 0).map(|bytes| (tenant, bytes));
+    let freed = TenantNo::try_from(tenant).ok().zip(u64::try_from(stored).ok().filter(|bytes| *bytes > 0));
     Ok(Purged { rows: rows_max - left as u32, is_gone: true, freed })
 }
 

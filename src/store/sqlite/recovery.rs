@@ -161,25 +161,26 @@ pub(super) async fn claims(reader: &Reader, after: Option<TaskId>) -> Result<Cut
     static PAGE: LazyLock<Arc<str>> = LazyLock::new(|| {
         let places = format!(
             concat!(
-                "SELECT t.id AS id, ",
+                "SELECT c.id AS id, coalesce(",
                 task_bytes!("s.log"),
-                " AS bytes FROM claims c CROSS JOIN tasks t ON t.id = c.id LEFT JOIN task_states s ON s.id = c.id \
+                ", 0) AS bytes FROM claims c LEFT JOIN tasks t ON t.id = c.id LEFT JOIN task_states s ON s.id = c.id \
                  WHERE c.id > CASE WHEN ?2 < 0 THEN -1 ELSE ((SELECT no FROM jobs WHERE id = ?1) << 32) | ?2 END \
                  ORDER BY c.id LIMIT {}"
             ),
             CLAIMS_MAX
         );
-        // What stands before the task is read whatever is damaged. No later attempt has the fence, whichever row is.
+        // What stands before the task is read whatever is damaged, and if its row is gone. No later attempt has the fence, whichever
+        // row is damaged.
         let line = concat!(
-            "concat('[\"', hex(j.id), '\",', c.id & 4294967295, ',', t.lane & 4294967295, ',', \
+            "concat('[\"', hex(j.id), '\",', c.id & 4294967295, ',', coalesce(t.lane & 4294967295, 0), ',', \
              min(max(CAST(c.attempts AS INTEGER), 0), 4294967295), ',', \
              min(max(CAST(c.fence AS INTEGER), coalesce(CAST(s.fence AS INTEGER), 0), 0), 4294967294), ',', \
              coalesce(CAST(c.start_time AS INTEGER), 'null'), ',', c.attempt_start, ',', ",
             task_text!("s.log"),
             ", ']')"
         );
-        let rest = "CROSS JOIN claims c ON c.id = w.id CROSS JOIN tasks t ON t.id = w.id \
-             CROSS JOIN jobs j ON j.no = w.id >> 32 LEFT JOIN task_states s ON s.id = w.id";
+        let rest = "CROSS JOIN claims c ON c.id = w.id CROSS JOIN jobs j ON j.no = w.id >> 32 \
+             LEFT JOIN tasks t ON t.id = w.id LEFT JOIN task_states s ON s.id = w.id";
         lines::page_of(&places, line, rest, "")
     });
     let (job, index) = after.map_or((Vec::new(), -1), |id| (blob(id.job), i64::from(id.index)));

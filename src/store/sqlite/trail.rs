@@ -207,7 +207,8 @@ pub(super) async fn remove_old(
 }
 
 async fn read_last(conn: &mut SqliteConnection, vault: &Vault) -> Result<Last, Fault> {
-    let sql = "SELECT seq, chain FROM audit ORDER BY seq DESC LIMIT 1";
+    // A digest that is damaged breaks the chain, which whoever verifies it finds, and ends nothing.
+    let sql = "SELECT seq, CAST(chain AS BLOB) FROM audit ORDER BY seq DESC LIMIT 1";
     let (sequence, digest) = match sqlx::query_as(sql).fetch_optional(&mut *conn).await? {
         Some(last) => last,
         None => start(conn).await?.map_or((0, BEFORE_ALL.to_vec()), |start| (start.sequence, start.before)),
