@@ -128,7 +128,8 @@ impl Flow<'_> {
         if self.bound.unsaved_bytes() >= self.order.ctx.settings.checkpoint_bytes {
             self.due.notify_one();
         }
-        Ok(stream.at == stream.end || self.is_of_use(stream, id))
+        // What was not taken leaves a gap, and the next chunk would be put into it.
+        Ok(rest.is_empty() && (stream.at == stream.end || self.is_of_use(stream, id)))
     }
 
     /// How far the connection may go. Where that depends on an answer to another one, it waits for that: going on would

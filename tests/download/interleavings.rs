@@ -165,11 +165,14 @@ impl World {
         }
         let cut = if !is_calm && dice.one_in(3) { Some(dice.below(body.len() as u64 + 1) as usize) } else { None };
         let slow = if is_calm { 0 } else { dice.below(4) * 30 };
+        // Some have a head long before their first byte.
+        let mut begins = if !is_calm && dice.one_in(4) { dice.below(1500) } else { 0 };
         let mut chunks = VecDeque::new();
         let mut rest = Bytes::from(body).slice(..cut.unwrap_or((range.end - range.start) as usize));
         while !rest.is_empty() {
             let chunk = rest.split_to(rest.len().min(1 + dice.below(20_000) as usize));
-            chunks.push_back((Duration::from_millis(dice.below(slow + 1)), Ok(chunk)));
+            let wait = std::mem::take(&mut begins) + dice.below(slow + 1);
+            chunks.push_back((Duration::from_millis(wait), Ok(chunk)));
         }
         if cut.is_some() {
             let stall = Duration::from_millis(dice.below(3) * 400);
@@ -436,6 +439,7 @@ async fn attempt_once(world: &World, root: &Arc<Root>, spec: &DownloadSpec, sett
         part_key: "k",
         part_is_shared: false,
         has_history: true,
+        is_first: false,
         is_last: false,
         retry: &RetryPolicy::default(),
         storage: &StorageHold::default(),

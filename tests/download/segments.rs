@@ -439,3 +439,78 @@ async fn an_origin_without_ranges_is_asked_for_one_range_at_most() {
         assert!(asked.len() <= 2, "{asked:?}");
     }
 }
+
+/// A network over which the head of the second range never comes. The third request races that, has its head, and stalls until it is
+/// cut. The first answer comes to those bytes meanwhile.
+#[derive(Default)]
+struct Overtaken(Mutex<Vec<String>>);
+
+/// Chunks, each of which comes so many milliseconds after the one before it; then the end of the connection.
+struct Cuts(std::collections::VecDeque<(u64, Bytes)>);
+
+impl BodySource for Cuts {
+    fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+        Box::pin(async move {
+            let (wait, bytes) = self.0.pop_front().unwrap_or_default();
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            let cut = Failure::retryable(FailureReason::Truncated, "scripted");
+            Some(if bytes.is_empty() { Err(cut) } else { Ok(bytes) })
+        })
+    }
+}
+
+impl Transport for Overtaken {
+    fn send<'a>(&'a self, request: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+        Box::pin(async move {
+            let asked = request.headers.get("range").map_or("-", |range| range.to_str().unwrap()).to_owned();
+            let nth = {
+                let mut all = self.0.lock().unwrap();
+                all.push(asked.clone());
+                all.len() - 1
+            };
+            let range = asked.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+            let number = |text: &str| text.parse::<u64>().ok();
+            let (first, end) = range.map_or((0, 3 * PIECE), |(first, last)| {
+                (number(first).unwrap(), number(last).map_or(3 * PIECE, |last| last + 1))
+            });
+            let (object, wait) = (Object::new(1, 3 * PIECE), if nth == 2 { 100_000 } else { 0 });
+            let bytes = |range: std::ops::Range<u64>| Bytes::from(object.slice(range));
+            let chunks = match nth {
+                0 => vec![
+                    (10, bytes(0..1_000)),
+                    (690, bytes(1_000..20_000)),
+                    (2_300, bytes(20_000..30_000)),
+                    (60_000, bytes(30_000..3 * PIECE)),
+                ],
+                3 => vec![(2_680, Bytes::new())],
+                _ => vec![(10, bytes(first..end))],
+            };
+            let mut headers = HeaderMap::new();
+            let mut put = |name: &'static str, value: String| headers.insert(name, value.parse().unwrap());
+            put("etag", "\"x\"".to_owned());
+            put("accept-ranges", "bytes".to_owned());
+            put("content-length", (end - first).to_string());
+            if nth > 0 {
+                put("content-range", format!("bytes {first}-{}/{}", end - 1, 3 * PIECE));
+            }
+            let status = if nth == 0 { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            Ok(Response { status, headers, url: request.url, remote: None, body: Body(Box::new(Cuts(chunks.into()))) })
+        })
+    }
+}
+
+/// Bytes that a connection has left to another one are not made up for by those behind them.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_has_left_bytes_to_another_puts_none_in_their_place() {
+    let mut rig = Rig::new();
+    rig.settings.segment_bytes_min = PIECE;
+    rig.settings.race_after = Duration::from_millis(500);
+    let spec = DownloadSpec { max_connections: 3, ..rig.spec("/f") };
+    let network = Overtaken::default();
+    let (end, report) = rig.attempt_through(&network, &rig.key, &spec).await;
+    assert!(matches!(end, AttemptEnd::Done(_)), "{end:?} {report:?}");
+    let asked = network.0.lock().unwrap().clone();
+    assert_eq!(asked[..4], ["-", "bytes=30000-", "bytes=15000-29999", "bytes=15000-29999"]);
+    assert!(rig.read("job/f") == Object::new(1, 3 * PIECE).bytes(), "{asked:?}");
+}
