@@ -79,6 +79,10 @@ impl Attempt<'_> {
             Part::at_rest(order.ctx.root, &order.target.folder, order.part_key()).await;
             let part = Part::find(order.ctx.root, &order.target.folder, order.part_key())?;
             self.held.set_part(part);
+            if order.ctx.is_first {
+                // Of a run that was ended from outside, which had no time to forget it.
+                self.held.remarks.forget_failures();
+            }
             self.has_looked = true;
             if order.spec.disable_resume {
                 self.held.drop_part(Why::ResumeDisabled).await?;

@@ -1,5 +1,7 @@
 //! Files that are there already: kept when they are verifiably the same, in the way otherwise.
 
+use std::time::Duration;
+
 use crate::download::Halt;
 use crate::download::order::Order;
 use crate::download::resume::Answer;
@@ -17,6 +19,9 @@ use crate::model::spec::OnConflict;
 
 /// Files from this size on take so long to hash that the place of a request is not held meanwhile.
 const LONG_READ_BYTES: u64 = 16 << 20;
+
+/// A file that was made so short a time ago may not be on the device, whoever made it. Systems leave nothing unwritten for longer.
+const FRESH_TIME: Duration = Duration::from_secs(60);
 
 /// A file that the origin may say is still the same: what it is called, and what is known of it.
 pub(super) struct Known {
@@ -112,7 +117,7 @@ pub(super) async fn settled(order: &Order<'_>, name: &str) -> Result<Option<Sett
 /// The digest decides, wherever the file came from.
 async fn of_right_digest(order: &Order<'_>, folder: &Folder, name: &str) -> Result<Option<Settled>, Halt> {
     if let Some(file) = folder.open_own(name)? {
-        let existing = Existing::of(file).map_err(|error| unreadable(folder, name, &error))?;
+        let existing = Existing::of(file, folder).map_err(|error| unreadable(folder, name, &error))?;
         if let Some(result) = verified(order, folder, name, existing, true).await? {
             return Ok(Some(result));
         }
@@ -132,7 +137,7 @@ pub(super) fn known_file(order: &Order<'_>, name: &str) -> Result<Option<Known>,
     let Some(folder) = order.ctx.root.find_folder(&order.target.folder)? else { return Ok(None) };
     let mut found = made_before(order.ctx.root, &folder, name, &order.source_ids, &order.taken())?;
     if found.is_none() {
-        let file = folder.open_own(name)?.map(Existing::of).transpose();
+        let file = folder.open_own(name)?.map(|file| Existing::of(file, &folder)).transpose();
         found = file.map_err(|error| unreadable(&folder, name, &error))?.map(|existing| (name.to_owned(), existing));
     }
     let known = found.map(|(name, existing)| Known { name, size: existing.size, maker: existing.maker });
@@ -154,7 +159,7 @@ pub(super) async fn kept(order: &Order<'_>, known: &Known) -> Result<DownloadRes
         let message = format!("`{}` was removed while the origin was asked about it", known.name);
         return Err(Failure::retryable(FailureReason::Io, message).into());
     };
-    let existing = Existing::of(file).map_err(|error| unreadable(&folder, &known.name, &error))?;
+    let existing = Existing::of(file, &folder).map_err(|error| unreadable(&folder, &known.name, &error))?;
     let changed = || Failure::retryable(FailureReason::Io, format!("`{}` changed while it was looked at", known.name));
     if existing.maker != known.maker || existing.size != known.size {
         return Err(changed().into());
@@ -176,10 +181,11 @@ async fn verified(
     }
     let path = folder.path_of(name);
     let was_made_by = |key: &str| existing.record().is_some_and(|record| record.key == key);
-    if order.ctx.durability == Durability::Full && was_made_by(order.ctx.part_key) {
+    let is_fresh = (order.ctx.now)().since(existing.changed) < FRESH_TIME;
+    if order.ctx.durability == Durability::Full && (is_fresh || was_made_by(order.ctx.part_key)) {
         make_durable(order.ctx.root, folder, &existing).await?;
     }
-    let Existing { file, size, identity, maker } = existing;
+    let Existing { file, size, identity, maker, .. } = existing;
     let hasher = Hasher::new(order.algorithms());
     let checksums = if hasher.is_idle() {
         Vec::new()

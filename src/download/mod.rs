@@ -65,6 +65,8 @@ pub struct DownloadContext<'a> {
     pub part_is_shared: bool,
     /// Whether the task had an attempt before: else nothing can be left of one, and nothing is looked for.
     pub has_history: bool,
+    /// Whether it is the first of its run, which asks all sources anew, whatever was noted of their turns in a run before.
+    pub is_first: bool,
     /// Whether none follows if it fails.
     pub is_last: bool,
     /// When and how often a source is asked again.

@@ -171,7 +171,8 @@ fn is_refused_again(held: Option<&Stored>, ask: &Ask, answer: &Answer) -> bool {
         return true;
     }
     let after = refusals_after(held, ask, answer);
-    after >= REFUSALS_MIN && held.is_some_and(|held| after > held.refusals || after == u32::MAX)
+    let is_of_range = ask.range.is_some() && held.is_some_and(|held| held.binding.source == answer.seen.source);
+    is_of_range && !answer.has_retry_after && after >= REFUSALS_MIN
 }
 
 fn whole(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) -> Verdict {

@@ -483,7 +483,13 @@ fn a_range_that_is_refused_again_and_again() {
     let after = |ask: &Ask, answer: Answer| refusals_after(Some(&held(3)), ask, &answer);
     assert_eq!([after(&range, error(500)), after(&range, waits(503)), after(&range, error(429))], [4, 3, 3]);
     let other = Answer { seen: Binding { source: "other".into(), ..error(500).seen }, ..error(500) };
-    assert_eq!([after(&range, other.clone()), after(&Ask::default(), other)], [3, 3], "another source says nothing");
+    assert_eq!(
+        [after(&range, other.clone()), after(&Ask::default(), other.clone())],
+        [3, 3],
+        "another source says nothing"
+    );
+    let whole = judge(Some(&held(u32::MAX)), &Ask::default(), &other, false);
+    assert_eq!(whole, Verdict::Status, "the whole is not asked for once more");
     assert_eq!((after(&Ask::default(), error(500)), refusals_after(None, &Ask::default(), &error(500))), (0, 0));
 }
 

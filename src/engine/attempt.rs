@@ -52,6 +52,8 @@ pub(crate) struct Launch {
     pub(crate) stored: CancellationToken,
     /// Whether there were attempts before, so that something of them may be kept.
     pub(crate) has_history: bool,
+    /// Whether it is the first since the task was added, or retried by `RetryJob`.
+    pub(crate) is_first: bool,
     /// Whether none follows if it fails.
     pub(crate) is_last: bool,
     /// Where a listing goes on, if memory knows; else the store has it.

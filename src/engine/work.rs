@@ -286,6 +286,7 @@ async fn download(
         part_key: &part_key,
         part_is_shared: runner.files.by_url(),
         has_history: launch.has_history,
+        is_first: launch.is_first,
         is_last: launch.is_last,
         retry: &launch.options.retry,
         meter: &launch.meter,

@@ -215,7 +215,7 @@ fn scan(
 #[allow(clippy::option_option)]
 fn look(folder: &Folder, name: &str) -> Result<Option<Option<Existing>>, Failure> {
     let Some(file) = folder.open_own(name)? else { return Ok(folder.has(name)?.then_some(None)) };
-    let existing = Existing::of(file).map_err(|error| failure("look at", &folder.path_of(name), &error))?;
+    let existing = Existing::of(file, folder).map_err(|error| failure("look at", &folder.path_of(name), &error))?;
     Ok(Some(Some(existing)))
 }
 

@@ -19,6 +19,7 @@ use crate::files::disk::Disk;
 use crate::files::error::failure;
 use crate::files::folder::{Folder, single};
 use crate::files::names;
+use crate::files::ranges::RangeSet;
 use crate::files::root::Root;
 use crate::files::unnamed::Naming;
 use crate::model::failure::Failure;
@@ -148,13 +149,15 @@ impl Place {
         if self.epoch.load(Ordering::Acquire) != epoch {
             return Ok(());
         }
-        self.disk.sync().map_err(SaveError::Data)?;
+        self.disk.sync(&stored.ranges).map_err(SaveError::Data)?;
         self.take_name().and_then(|()| self.write_claim(stored)).map_err(|_| SaveError::Claim)
     }
 
-    /// Forces the bytes to the device, unless that was done together with other files when there had been so many errors.
-    pub(super) fn sync_unless(&self, errors: Option<u64>) -> io::Result<()> {
-        if errors == Some(self.errors_before) { self.disk.synced_together() } else { self.disk.sync() }
+    /// Forces the bytes of the whole, which has `size`, to the device, unless that was done together with other files when there had
+    /// been so many errors.
+    pub(super) fn sync_unless(&self, errors: Option<u64>, size: u64) -> io::Result<()> {
+        let whole = RangeSet::from_start(size);
+        if errors == Some(self.errors_before) { self.disk.synced_together(&whole) } else { self.disk.sync(&whole) }
     }
 
     /// Whether the part has its name.
@@ -292,7 +295,10 @@ impl Place {
 /// void. Of what another file holds only a digest of the whole can tell whether it is what is claimed. So it does not fail where
 /// a file system numbers its files anew, and the bytes of somebody else are never taken for those that came.
 pub(super) fn load(folder: &Folder, key: &str, file: &File) -> Loaded {
+    let is_stranger = |meta: &File| meta.metadata().map_or(true, |metadata| folder.is_of_stranger(&metadata));
     let meta = match folder.open(&meta_name(key)) {
+        // It claims whatever its maker likes.
+        Ok(Some(meta)) if is_stranger(&meta) => return Loaded { has_meta: true, ..Loaded::default() },
         Ok(Some(meta)) => meta,
         Ok(None) => return Loaded::default(),
         // It cannot be read, and must not outlive the bytes that it may claim.

@@ -11,9 +11,11 @@ use crate::files::Durability;
 use crate::files::candidates;
 use crate::files::candidates::{CANDIDATES_MAX, Wanted};
 use crate::files::checkpoint::{Place, meta_draft_name, meta_name, part_name};
+use crate::files::device;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::Folder;
 use crate::files::names;
+use crate::files::ranges::RangeSet;
 use crate::files::root::Root;
 use crate::files::source::{Existing, Record};
 use crate::model::failure::{Failure, FailureReason};
@@ -71,7 +73,8 @@ impl Commit {
     pub(super) fn run(mut self, place: &Place) -> Result<Committed, Failure> {
         let created = self.prepare(place)?;
         if self.durability == Durability::Full {
-            place.disk.sync().map_err(|error| place.fail("finish", &error))?;
+            let written = RangeSet::from_start(self.size);
+            place.disk.sync(&written).map_err(|error| place.fail("finish", &error))?;
         }
         let name = self.give_name(place)?;
         if self.durability == Durability::Full {
@@ -230,7 +233,7 @@ fn replace_own(place: &Place, name: &str, wanted: Wanted<'_>) -> Result<bool, Fa
 /// Whether this file is the wanted one, and nobody has changed it since.
 fn is_it(folder: &Folder, name: &str, wanted: Wanted<'_>) -> Result<bool, Failure> {
     let Some(file) = folder.open(name)? else { return Ok(false) };
-    let existing = Existing::of(file).map_err(|error| failure("look at", &folder.path_of(name), &error))?;
+    let existing = Existing::of(file, folder).map_err(|error| failure("look at", &folder.path_of(name), &error))?;
     Ok(existing.record().is_some_and(|record| wanted.is(record)))
 }
 
@@ -264,13 +267,18 @@ pub fn made_before(
     candidates::find(root.candidates(), folder, name, taken.may_rename(), Wanted::Sources(sources))
 }
 
-/// Forces a file, and its name in `folder`, to the device: an earlier attempt has put it there, and may not have come to that.
+/// Forces a file, and its name in `folder`, to the device: whoever has put it there may not have come to that.
 pub async fn make_durable(root: &Arc<Root>, folder: &Folder, existing: &Existing) -> Result<(), Failure> {
     let fail = |folder: &Folder, error: &io::Error| failure("sync", folder.path(), error);
     let file = existing.file.try_clone().map_err(|error| fail(folder, &error))?;
     let (root, folder) = (Arc::clone(root), folder.clone());
-    blocking(move || file.sync_data().and_then(|()| root.sync_folder(&folder)).map_err(|error| fail(&folder, &error)))
-        .await
+    // A file of somebody else may have holes.
+    let written = RangeSet::from_start(if existing.record().is_some() { existing.size } else { 0 });
+    let sync = move || {
+        let synced = device::sync_bytes(&file, &written).and_then(|()| root.sync_folder(&folder));
+        synced.map_err(|error| fail(&folder, &error))
+    };
+    blocking(sync).await
 }
 
 #[cfg(test)]

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::files::device;
 use crate::files::error::{blocking, failure};
 use crate::files::folder::DiskRoom;
+use crate::files::ranges::RangeSet;
 use crate::files::space;
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::ids::{JobId, TaskId};
@@ -118,9 +120,9 @@ impl Drop for Spooling {
 
 /// Publishes a file: its bytes are synced before the rename, and its directory before success is reported.
 fn publish(file: &File, temporary: &Path, path: &Path) -> io::Result<()> {
-    file.sync_data()?;
+    device::sync_bytes(file, &RangeSet::from_start(file.metadata()?.len()))?;
     fs::rename(temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    device::sync_names(File::open(path.parent().unwrap_or(Path::new(".")))?)
 }
 
 /// Returns a builder of folders that only the server's user can enter, whatever its umask lets others do.
@@ -209,7 +211,10 @@ impl ContentStore {
 
     fn make_folder(&self, job: JobId) -> io::Result<()> {
         match private_folder().create(self.folder(job)) {
-            Ok(()) => File::open(&self.place)?.sync_all(),
+            // What is there the next time would be taken for durable.
+            Ok(()) => File::open(&self.place)
+                .and_then(device::sync_names)
+                .inspect_err(|_| drop(fs::remove_dir(self.folder(job)))),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::files::device;
 use crate::files::ranges::RangeSet;
 
 /// A disk that fails on request, for tests. Each method is called before the operation that it is named for, and an
@@ -87,13 +88,15 @@ impl Disk {
     /// Forces what was written to the device. After an error the kernel may have dropped what it could not write, and
     /// reports that once: a second call that succeeds says nothing of the bytes before the first. So whoever syncs after
     /// one that failed gets an error too, also where nobody has waited for the first.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.synced_by(File::sync_data)
+    ///
+    /// `written`: the bytes that are to be there.
+    pub(super) fn sync(&self, written: &RangeSet) -> io::Result<()> {
+        self.synced_by(|file| device::sync_bytes(file, written))
     }
 
     /// As [`Disk::sync`], where all that was written is on the device together with that of other files.
-    pub(super) fn synced_together(&self) -> io::Result<()> {
-        self.synced_by(|_| Ok(()))
+    pub(super) fn synced_together(&self, written: &RangeSet) -> io::Result<()> {
+        self.synced_by(|file| device::look_for_holes(file, written))
     }
 
     fn synced_by(&self, sync: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {

@@ -3,7 +3,7 @@
 //! A name here is one path component and is never followed when it is a symbolic link, so that nothing in this file can
 //! reach another directory.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +13,7 @@ use std::sync::Arc;
 use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, StatVfs};
 
+use crate::files::device;
 use crate::files::error::failure;
 use crate::model::failure::Failure;
 
@@ -22,7 +23,12 @@ pub struct Folder {
     dir: Arc<OwnedFd>,
     path: Arc<str>,
     device: u64,
+    /// Whose it is, where others than its owner may write.
+    owner: Option<u32>,
 }
+
+/// The permissions of those who are not the owner of a directory to change what is in it.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// What tells a file from another one, and from itself once it was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +66,17 @@ impl Folder {
     pub(super) fn new(dir: &Dir, path: &str) -> io::Result<Folder> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(dir, ".", flags, Mode::empty())?;
-        let device = rustix::fs::fstat(&dir)?.st_dev;
-        Ok(Folder { dir: Arc::new(dir), path: path.into(), device })
+        let stat = rustix::fs::fstat(&dir)?;
+        let owner = (stat.st_mode & OTHERS_WRITE != 0).then_some(stat.st_uid);
+        Ok(Folder { dir: Arc::new(dir), path: path.into(), device: stat.st_dev, owner })
+    }
+
+    /// Whether a file in it is of somebody who could not change the files of this process otherwise: where others may write, anybody may
+    /// have put it there under a name that haul would give one. The owner of the directory may replace every file in it, and so may the
+    /// system's administrator.
+    pub(super) fn is_of_stranger(&self, file: &Metadata) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        self.owner.is_some_and(|owner| ![own, owner, 0].contains(&file.uid()))
     }
 
     /// Whether both are handles of one directory.
@@ -213,7 +228,7 @@ impl Folder {
 
     /// Makes what was done to its names durable.
     pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(&self.dir)?)
+        device::sync_names(&self.dir)
     }
 
     /// Whether it has been removed, so that nothing can get a name in it any more.

@@ -17,6 +17,7 @@ mod checkpoint;
 mod claims;
 pub mod commit;
 pub mod content;
+mod device;
 pub mod digest;
 pub mod disk;
 pub mod doubts;

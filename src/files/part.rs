@@ -170,9 +170,13 @@ impl Part {
             if key.is_shared && !lock(folder, key, &file)? {
                 continue;
             }
+            let metadata = file.metadata().map_err(|error| fail(&error))?;
+            if folder.is_of_stranger(&metadata) {
+                return Err(of_stranger(&folder.path_of(&name)));
+            }
             // A crash between the two steps of a rename by links: it is a second name of the finished file. A part that others have
             // linked, as some backups do, is as good as before.
-            let is_linked = file.metadata().map_err(|error| fail(&error))?.nlink() > 1;
+            let is_linked = metadata.nlink() > 1;
             let loaded = load(folder, key.name, &file);
             // Nothing says that one without a checkpoint is haul's own, and what it holds would be overwritten under its other name. Nor
             // does that of another file.
@@ -298,6 +302,12 @@ fn in_use(folder: &str, key: PartKey<'_>) -> Failure {
     Failure::retryable(FailureReason::Io, format!("`{path}` is in use by another download"))
 }
 
+/// The failure of a part that somebody else has put there, who may write to it at any time. It may be one that they want.
+fn of_stranger(path: &str) -> Failure {
+    let message = format!("`{path}` is of another user, who could change what is downloaded; choose another directory");
+    Failure::fatal(FailureReason::Io, message)
+}
+
 fn check_key(key: PartKey<'_>) -> Result<(), Failure> {
     if names::is_part_key(key.name) {
         return Ok(());
@@ -350,10 +360,10 @@ mod tests {
         let key = PartKey { name: "k", is_shared: false };
         let names = [part_name("k"), "copy".to_owned()].map(|name| place.path().join(name));
         let part = Part::create(&root, "", key).unwrap();
+        part.place.disk.write(0, b"half").unwrap();
         let stored = Stored { ranges: RangeSet::from_start(4), ..Stored::default() };
         assert!(part.place.save(&stored, part.place.announce_save()).is_ok());
         drop(part);
-        std::fs::write(&names[0], "half").unwrap();
         std::fs::hard_link(&names[0], &names[1]).unwrap();
         assert!(Part::find(&root, "", key).unwrap().is_some());
         assert_eq!(std::fs::read(&names[0]).unwrap(), b"half");

@@ -103,7 +103,7 @@ impl Joined {
     }
 
     fn named(&mut self, errors: Option<u64>) -> Result<String, Failure> {
-        self.place.sync_unless(errors).map_err(|error| self.place.fail("finish", &error))?;
+        self.place.sync_unless(errors, self.commit.size).map_err(|error| self.place.fail("finish", &error))?;
         self.commit.give_name(&self.place)
     }
 

@@ -42,6 +42,11 @@ impl RangeSet {
         new
     }
 
+    /// The ranges, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Range<u64>> {
+        self.ranges.iter()
+    }
+
     /// How many bytes are there.
     pub fn bytes(&self) -> u64 {
         self.total

@@ -127,7 +127,7 @@ impl Root {
 
     fn counting_with(&self, other: Root) -> Root {
         let (space, claims) = (Arc::clone(&self.space), Arc::new(self.claims.beside()));
-        Root { space, claims, faults: self.faults.clone(), ..other }
+        Root { space, claims, open: self.open.beside(), faults: self.faults.clone(), ..other }
     }
 
     /// Lets the disk fail as `faults` says.

@@ -12,8 +12,10 @@ use rustix::fs::{Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::files::folder::Folder;
 use crate::model::failure::is_default;
 use crate::model::outcome::CreatedFile;
+use crate::model::time::Timestamp;
 
 const ATTRIBUTE: &str = "user.haul.source";
 /// Longer than any record; some file systems take 4096 at most.
@@ -62,6 +64,8 @@ pub struct Existing {
     pub size: u64,
     /// Identifies it as it is now.
     pub identity: CreatedFile,
+    /// When it was written, renamed or linked last.
+    pub changed: Timestamp,
     /// Who made it.
     pub maker: Maker,
 }
@@ -72,7 +76,7 @@ pub enum Maker {
     /// A download, and it is still as that left it.
     Download(Record),
     /// Somebody else, or it was changed since it was downloaded. Whole seconds as a `Last-Modified`, else empty: a copy
-    /// that keeps the origin's date has those.
+    /// that keeps the origin's date has those. Empty for a stranger's, too.
     Other {
         /// The time of its modification.
         last_modified: String,
@@ -80,16 +84,19 @@ pub enum Maker {
 }
 
 impl Existing {
-    /// Looks at an open file.
-    pub fn of(file: File) -> std::io::Result<Existing> {
+    /// Looks at an open file of a directory. What a stranger's says of itself is not believed: anybody can write that.
+    pub fn of(file: File, folder: &Folder) -> std::io::Result<Existing> {
         let metadata = file.metadata()?;
         let (size, identity) = (metadata.len(), identity(&metadata));
         let is_as_left = |record: &Record| record.size == size && record.modified == nanos(&metadata);
         let maker = match read(&file).filter(is_as_left) {
+            _ if folder.is_of_stranger(&metadata) => Maker::Other { last_modified: String::new() },
             Some(record) => Maker::Download(record),
             None => Maker::Other { last_modified: whole_second(&metadata) },
         };
-        Ok(Existing { file, size, identity, maker })
+        let changed =
+            Timestamp(metadata.ctime().saturating_mul(1_000_000).saturating_add(metadata.ctime_nsec() / 1_000));
+        Ok(Existing { file, size, identity, changed, maker })
     }
 
     /// What was remembered, if a download made the file and nobody has changed it since.
@@ -182,7 +189,9 @@ mod tests {
         let mut record = Record { source: "a".into(), etag: "\"x\"".into(), ..Record::default() };
         let file = File::open(&path).unwrap();
         let created = record.write(&file, &file.metadata().unwrap());
-        let look = || Existing::of(File::open(&path).unwrap()).unwrap();
+        let dir = cap_std::fs::Dir::open_ambient_dir(place.path(), cap_std::ambient_authority()).unwrap();
+        let folder = Folder::new(&dir, "").unwrap();
+        let look = || Existing::of(File::open(&path).unwrap(), &folder).unwrap();
         let seen = look();
         assert_eq!((seen.record().unwrap().etag.as_str(), seen.size, seen.identity), ("\"x\"", 3, created));
         assert!(seen.is_from(&["a".to_owned()]) && !seen.is_from(&["b".to_owned()]));

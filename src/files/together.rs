@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use crate::files::beside::is_done_here;
@@ -172,6 +173,13 @@ impl Lead {
         while let Some(mut round) = self.take() {
             round.retain_mut(|member| member.prepare());
             let errors = self.of.sync_all(&sync);
+            if errors.is_none()
+                && let Ok(runtime) = Handle::try_current()
+            {
+                // Each is forced there by itself, which takes long one after the other.
+                round.into_iter().for_each(|member| drop(runtime.spawn_blocking(|| alone(member))));
+                continue;
+            }
             round.retain_mut(|member| member.take_name(errors));
             let mut folders = Folders::new();
             for member in round {
@@ -190,6 +198,13 @@ impl Lead {
         }
         let many = state.waiting.len().min(ROUND_MAX);
         Some(state.waiting.drain(..many).collect())
+    }
+}
+
+/// The last steps of a file beside the others of its round.
+fn alone(mut member: Box<dyn Member>) {
+    if member.take_name(None) {
+        member.end(&mut Folders::new());
     }
 }
 
@@ -313,6 +328,42 @@ mod tests {
         ];
         assert_eq!(*log.lock().unwrap(), expected);
         assert!(together.add(member("e", false)).is_some(), "nobody leads any more");
+    }
+
+    /// Waits for another one before it takes its name.
+    #[derive(Debug)]
+    struct Waits {
+        tell: std::sync::mpsc::Sender<()>,
+        other: Mutex<std::sync::mpsc::Receiver<()>>,
+        ended: std::sync::mpsc::Sender<bool>,
+    }
+
+    impl Member for Waits {
+        fn prepare(&mut self) -> bool {
+            true
+        }
+
+        fn take_name(&mut self, _: Option<u64>) -> bool {
+            let _ = self.tell.send(());
+            self.other.lock().unwrap().recv_timeout(Duration::from_secs(60)).is_ok()
+        }
+
+        fn end(self: Box<Self>, _: &mut Folders) {
+            let _ = self.ended.send(true);
+        }
+    }
+
+    #[tokio::test]
+    async fn where_one_call_does_not_do_none_waits_for_another() {
+        let together = Arc::new(Together::new(When::Always));
+        let ([tell, other], (ended, ends)) = ([(); 2].map(|()| std::sync::mpsc::channel()), std::sync::mpsc::channel());
+        let member = |tell, other, ended| Box::new(Waits { tell, other: Mutex::new(other), ended });
+        let lead = together.add(member(tell.0, other.1, ended.clone())).unwrap();
+        assert!(together.add(member(other.0, tell.1, ended)).is_none());
+        let fails = || Err(io::ErrorKind::Other.into());
+        tokio::task::spawn_blocking(move || lead.run(fails)).await.unwrap();
+        let both = tokio::task::spawn_blocking(move || ends.iter().take(2).count());
+        assert_eq!(both.await.unwrap(), 2);
     }
 
     #[test]

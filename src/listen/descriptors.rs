@@ -16,8 +16,8 @@ const ENOUGH: u64 = 384;
 /// readers of the store.
 const LEFT_MIN: u64 = 32;
 /// How many of what is left connections leave to tasks and to the server's own user, where half of it is more: each of the 64
-/// tasks that run at once by default takes up to three.
-const RESERVE: u64 = 192;
+/// tasks that run at once by default takes up to three, and up to 256 more have their file open while it is forced to the device.
+const RESERVE: u64 = 192 + 256;
 
 /// Returns what the operator should know of so many descriptors, if they are few.
 pub fn objection(descriptors: Option<u64>) -> Option<String> {
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_server_without_descriptors_for_clients_is_refused() {
         assert_eq!(room(None, 40), Ok(u64::MAX));
-        assert_eq!([1_024, 256, 128, 80, 72].map(|limit| room(Some(limit), 40)), [792, 108, 44, 20, 16].map(Ok));
+        assert_eq!([1_024, 256, 128, 80, 72].map(|limit| room(Some(limit), 40)), [536, 108, 44, 20, 16].map(Ok));
         let refused = room(Some(71), 40).unwrap_err().to_string();
         assert!(refused.contains("71") && refused.contains("40") && refused.contains("`ulimit -n`"), "{refused}");
         assert!(room(Some(20), 40).is_err());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use haul::files::Durability;
+use haul::files::{Durability, Root};
 use haul::model::checksum::Algorithm;
 use haul::model::failure::FailureReason;
 use haul::model::outcome::AttemptEnd;
@@ -435,4 +435,51 @@ async fn what_somebody_else_made_is_neither_replaced_nor_taken_for_the_same() {
     }
     assert_eq!(rig.read("job/f"), &object.bytes()[..500]);
     assert_eq!(rig.read("job/f (1)"), object.bytes());
+}
+
+/// In a directory to which others may write, anybody can leave a file, a part or a record that says what haul's own would.
+#[tokio::test]
+async fn what_a_stranger_has_left_is_not_believed() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    // Where files have attributes.
+    let mut rig = Rig::at(tempfile::tempdir_in(".").unwrap());
+    rig.part_is_shared = true;
+    let object = Object::new(1, SIZE);
+    rig.origin.object("/f", object.clone());
+    let spec = DownloadSpec { on_conflict: Some(OnConflict::Skip), ..rig.spec("/f") };
+    rig.done(&spec).await;
+    let (file, part, meta) = (rig.path("job/f"), rig.path("job/.haul-0-1.part"), rig.path("job/.haul-0-1.meta"));
+    if chown(&file, Some(65_534), None).is_err() {
+        // Only the system's administrator can give a file to somebody else.
+        return;
+    }
+    let job = rig.path("job");
+    let others_may = |mode| std::fs::set_permissions(&job, std::fs::Permissions::from_mode(mode)).unwrap();
+    others_may(0o755);
+    let modified = std::fs::metadata(&file).unwrap().modified().unwrap();
+    let rewritten = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&rewritten, b"theirs", 0).unwrap();
+    rewritten.set_modified(modified).unwrap();
+    let kept = rig.done(&spec).await.0;
+    assert!(kept.skipped, "nobody but its owner, and who owns the file, may write there");
+    others_may(0o777);
+    rig.root = std::sync::Arc::new(Root::open(&rig.path("")).unwrap());
+    let came = rig.done(&spec).await.0;
+    assert_eq!((came.path.as_str(), came.skipped), ("job/f (1)", false));
+    assert_eq!(rig.read("job/f (1)"), object.bytes());
+    assert!(rig.read("job/f").starts_with(b"theirs"));
+
+    let cut = object.clone();
+    rig.origin.handle("/g", move |request| cut.respond(request).cut_at(50_000, Cut::Fin));
+    let spec = DownloadSpec { path: "g".into(), ..rig.spec("/g") };
+    rig.failed(&spec).await;
+    chown(&part, Some(65_534), None).unwrap();
+    let failure = rig.failed(&spec).await.0;
+    assert_eq!((failure.reason, failure.retryable), (FailureReason::Io, false), "{failure}");
+    assert!(part.exists(), "it may be one that they want");
+    chown(&part, Some(0), None).unwrap();
+    chown(&meta, Some(65_534), None).unwrap();
+    rig.origin.object("/g", object.clone());
+    let (result, _) = rig.done(&spec).await;
+    assert_eq!((result.resumed_bytes, rig.read("job/g")), (0, object.bytes()));
 }

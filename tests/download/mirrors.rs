@@ -593,3 +593,21 @@ async fn a_run_that_is_broken_off_leaves_no_empty_part() {
     assert!(matches!(end, AttemptEnd::Stopped), "{end:?} {report:?}");
     assert!(rig.listing().iter().all(|name| name == "job"), "{:?}", rig.listing());
 }
+
+/// A run that a person ends while a source is owed a turn leaves that it is. The next one asks all sources, also where its first attempt
+/// is its last.
+#[tokio::test]
+async fn a_run_that_is_asked_for_anew_gives_no_turns_of_the_one_before() {
+    let (mut rig, right) = (Rig::new(), Object::new(1, SIZE));
+    rig.retry.max_attempts = 1;
+    (rig.is_first, rig.is_last) = (true, true);
+    let spec = cut_beside_wrong_ones(&rig, &right, 60_000, &[Object::new(9, SIZE)]);
+    let (failure, _) = rig.failed(&spec).await;
+    assert!(failure.paused_until.is_some(), "a turn is owed to the first: {failure}");
+    // It is ended, and asked for anew.
+    rig.origin.reply("/f", Reply::status(404));
+    rig.origin.object("/m0", right.clone());
+    let (result, _) = rig.done(&spec).await;
+    assert!(result.final_url.ends_with("/m0"), "{result:?}");
+    assert_eq!(rig.read("job/f"), right.bytes());
+}

@@ -32,6 +32,7 @@ pub struct Rig {
     pub durability: Durability,
     pub key: String,
     pub has_history: bool,
+    pub is_first: bool,
     pub is_last: bool,
     pub retry: RetryPolicy,
     /// Microseconds since the epoch.
@@ -69,6 +70,7 @@ impl Rig {
             durability: Durability::Full,
             key: "0-1".into(),
             has_history: true,
+            is_first: false,
             is_last: false,
             retry: RetryPolicy::default(),
             now: Arc::new(AtomicI64::new(1_800_000_000_000_000)),
@@ -106,6 +108,7 @@ impl Rig {
             part_key: key,
             part_is_shared: self.part_is_shared,
             has_history: self.has_history,
+            is_first: self.is_first,
             is_last: self.is_last,
             retry: &self.retry,
             storage: &self.storage,

@@ -150,7 +150,7 @@ impl Scheduler {
         if !row.task.crashes.is_none() {
             row.task.crashes = self.cuts.held_against(id, row.task.crashes, now);
         }
-        let is_suspect = row.task.crashes.are_all_but_too_many();
+        let (is_suspect, is_first) = (row.task.crashes.are_all_but_too_many(), row.task.start_time.is_none());
         match row.task.apply(TaskEvent::Started, now) {
             Ok(started) => row.task = started,
             Err(wrong) => {
@@ -195,6 +195,7 @@ impl Scheduler {
             first_start: row.task.start_time.unwrap_or(now),
             stored: stored.clone(),
             has_history: row.task.fence > 1,
+            is_first,
             is_last,
             cursor: task.cursor.clone(),
             credential,
