@@ -3,22 +3,37 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::model::secret::Secret;
+
+/// What stands before an address of IPv4 that is written as one of IPv6, in bits.
+const MAPPED_BITS: u8 = 96;
 
 /// Reads networks; an address is the network of itself.
 pub(super) fn networks(name: &str, texts: Option<&[String]>, wrong: &mut Vec<String>) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for text in texts.unwrap_or_default() {
         match text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
-            Ok(network) => networks.push(network.trunc()),
+            Ok(network) => networks.push(as_judged(network.trunc())),
             Err(_) => wrong.push(format!(
                 "`{name}` has `{text}`, which is not a network; write it like `10.0.0.0/8`, `fd00::/8` or `192.0.2.1`"
             )),
         }
     }
     networks
+}
+
+/// Returns the network of IPv4 that is written as one of IPv6 (`::ffff:10.0.0.0/104`): addresses are judged as what they stand for.
+fn as_judged(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return network };
+    // Whoever names all of these addresses means how they are written, and not all of IPv4.
+    let bits = v6.prefix_len().checked_sub(MAPPED_BITS).filter(|bits| *bits > 0);
+    v6.network()
+        .to_ipv4_mapped()
+        .zip(bits)
+        .and_then(|(ip, bits)| Ipv4Net::new(ip, bits).ok())
+        .map_or(network, IpNet::V4)
 }
 
 /// Reads names of hosts, as `url` makes them of text, which is what the host of a URL is compared with.
@@ -58,7 +73,9 @@ pub(super) fn hosts_and_ports(name: &str, texts: Option<&[String]>, wrong: &mut 
 }
 
 fn host(text: &str) -> Option<String> {
-    url::Host::parse(text).ok().filter(|_| !text.is_empty()).map(|host| host.to_string())
+    let host = url::Host::parse(text).ok().filter(|_| !text.is_empty())?;
+    let mapped = if let url::Host::Ipv6(ip) = &host { ip.to_ipv4_mapped() } else { None };
+    Some(mapped.map_or_else(|| host.to_string(), |ip| ip.to_string()))
 }
 
 /// The most hosts that may have metrics of their own: each is five series more.
@@ -136,10 +153,13 @@ pub(super) fn egress_proxy(text: &str, wrong: &mut Vec<String>) -> Option<Secret
     None
 }
 
-/// Reads a time; `default` where nothing is said.
+/// What every timer can still count, and who writes more means no less than that.
+const DURATION_MAX: Duration = Duration::from_secs(3_600 * 24 * 365 * 10);
+
+/// Reads a time, of ten years at most; `default` where nothing is said.
 pub(super) fn duration(name: &str, text: Option<&str>, default: Duration, wrong: &mut Vec<String>) -> Duration {
     let Some(text) = text else { return default };
-    parse_duration(text).unwrap_or_else(|| {
+    parse_duration(text).map(|time| time.min(DURATION_MAX)).unwrap_or_else(|| {
         wrong.push(format!("`{name}` is `{text}`, which is not a time; write it like `500ms`, `10s`, `5m` or `1h`"));
         default
     })
@@ -189,6 +209,25 @@ mod tests {
         for text in ["", "s", "1d", "-1s", "1.2.3s", "9999999999999999999999h"] {
             assert_eq!(millis(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn a_time_is_one_that_timers_count() {
+        let mut wrong = Vec::new();
+        let read = duration("answer_idle", Some("10000000000000000000"), Duration::ZERO, &mut wrong);
+        assert!(wrong.is_empty() && read > Duration::from_hours(24 * 365), "{read:?}");
+        assert!(std::time::Instant::now().checked_add(read * 20).is_some(), "some are multiplied");
+    }
+
+    #[test]
+    fn what_is_written_as_ipv6_and_is_ipv4_is_read_as_that() {
+        let mut wrong = Vec::new();
+        let texts = ["::ffff:10.0.0.0/104", "::ffff:192.0.2.7", "::/0", "::ffff:0:0/96", "fd00::/8"].map(str::to_owned);
+        let read: Vec<_> = networks("n", Some(&texts), &mut wrong).iter().map(ToString::to_string).collect();
+        assert_eq!(read, ["10.0.0.0/8", "192.0.2.7/32", "::/0", "::ffff:0.0.0.0/96", "fd00::/8"]);
+        let texts = ["[::ffff:192.0.2.7]", "[2001:DB8::1]"].map(str::to_owned);
+        assert_eq!(hosts("h", Some(&texts), &mut wrong), ["192.0.2.7", "[2001:db8::1]"]);
+        assert!(wrong.is_empty(), "{wrong:?}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use url::Host;
 
 use crate::model::failure::{Failure, FailureReason};
 use crate::model::tenant::TenantNo;
-use crate::net::guard::{Guard, Refusal};
+use crate::net::guard::{Guard, Refusal, written};
 use crate::net::reach::Reach;
 use crate::net::{classify, reach, resolve};
 
@@ -83,12 +83,13 @@ pub(super) async fn resolve(
 }
 
 fn literal(guard: &Guard, ip: IpAddr, port: u16) -> Result<Vec<SocketAddr>, Failure> {
-    judge_literal(guard, ip)?;
+    judge_literal(guard, ip, port)?;
     Ok(vec![SocketAddr::new(ip, port)])
 }
 
-fn judge_literal(guard: &Guard, ip: IpAddr) -> Result<(), Failure> {
-    guard.judge(ip).map_err(|refusal| forbidden(&ip.to_string(), false, refusal))
+fn judge_literal(guard: &Guard, ip: IpAddr, port: u16) -> Result<(), Failure> {
+    let judged = guard.judge_as(Some((&written(ip), port)), ip);
+    judged.map_err(|refusal| forbidden(&ip.to_string(), false, refusal))
 }
 
 fn judge_port(guard: &Guard, host: &Host<String>, port: u16) -> Result<(), Failure> {
@@ -104,8 +105,8 @@ fn judge_port(guard: &Guard, host: &Host<String>, port: u16) -> Result<(), Failu
 pub(super) fn judge_unresolved(guard: &Guard, host: &Host<String>, port: u16) -> Result<(), Failure> {
     judge_port(guard, host, port)?;
     match host {
-        Host::Ipv4(ip) => judge_literal(guard, IpAddr::V4(*ip)),
-        Host::Ipv6(ip) => judge_literal(guard, IpAddr::V6(*ip)),
+        Host::Ipv4(ip) => judge_literal(guard, IpAddr::V4(*ip), port),
+        Host::Ipv6(ip) => judge_literal(guard, IpAddr::V6(*ip), port),
         Host::Domain(name) => guard.judge_proxied_name(name, port).map_err(|refusal| forbidden(name, false, refusal)),
     }
 }
@@ -231,5 +232,24 @@ mod tests {
             resolve(&guard, &Host::parse("10.1.2.3").unwrap(), 80, 1).await.unwrap_err(),
             @"will not connect to `10.1.2.3`: it is a private address; the operator may start the server with `--allow-private-networks` or allow this network"
         );
+    }
+
+    #[tokio::test]
+    async fn an_address_counts_among_the_hosts_of_the_operator() {
+        let hosts = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (allow_hosts, deny_hosts) = (hosts(&["127.0.0.1:80", "[::1]"]), hosts(&["8.8.8.8", "[2606:4700::1111]"]));
+        let guard = Guard { allow_hosts, deny_hosts, ..Guard::default() };
+        let judged = async |host: &str, port| {
+            let host = Host::parse(host).unwrap();
+            let unresolved = judge_unresolved(&guard, &host, port).is_ok();
+            (resolve(&guard, &host, port, 1).await.is_ok(), unresolved)
+        };
+        for (host, port) in [("127.0.0.1", 80), ("2130706433", 80), ("[::1]", 80), ("[::1]", 8080), ("8.8.4.4", 80)] {
+            assert_eq!(judged(host, port).await, (true, true), "{host}:{port}");
+        }
+        for host in ["127.0.0.2", "8.8.8.8", "0x8080808", "[2606:4700::1111]", "[::ffff:8.8.8.8]"] {
+            assert_eq!(judged(host, 80).await, (false, false), "{host}");
+        }
+        assert_eq!(judged("127.0.0.1", 8080).await, (false, false), "the exception has a port");
     }
 }

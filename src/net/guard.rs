@@ -10,6 +10,22 @@ use ipnet::{IpNet, Ipv6Net};
 
 use crate::net::ports;
 
+/// What names end in that are given out by a network itself, and by nobody else: RFC 6761, 6762 (appendix G) and 8375, and what
+/// routers and clusters use.
+const INNER_ENDS: [&str; 11] = [
+    ".localhost",
+    ".internal",
+    ".local",
+    ".lan",
+    ".home.arpa",
+    ".localdomain",
+    ".home",
+    ".corp",
+    ".intranet",
+    ".private",
+    ".svc",
+];
+
 /// The operator's rules. The default lets only public addresses through.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
@@ -20,9 +36,10 @@ pub struct Guard {
     /// Never dialled; stronger than every allowance.
     pub deny_networks: Vec<IpNet>,
     /// Exceptions: names whose addresses are dialled whatever they are. `*.example.com` stands for all names below, and
-    /// `example.com:8080` for that port alone.
+    /// `example.com:8080` for that port alone. An address, written as in a URL, stands for the URLs that name it.
     pub allow_hosts: Vec<String>,
-    /// Names that are never asked for; stronger than every allowance. Patterns as above.
+    /// Names that are never asked for; stronger than every allowance. Patterns as above; an address is never dialled, whatever
+    /// leads to it.
     pub deny_hosts: Vec<String>,
     /// Prefixes by which the network translates to IPv4 (RFC 6052), beside the well-known one.
     pub nat64_prefixes: Vec<Ipv6Net>,
@@ -77,13 +94,13 @@ impl Guard {
         self.judge_as(None, ip)
     }
 
-    /// Judges an address that a name resolved to, which is dialled at a port.
+    /// Judges an address that a name resolved to, or that a URL names, which is dialled at a port.
     pub fn judge_as(&self, place: Option<(&str, u16)>, ip: IpAddr) -> Result<(), Refusal> {
         let within = |networks: &[IpNet], ip: IpAddr| networks.iter().any(|network| network.contains(&ip));
         let translated = self.translated(ip).map(|inner| [Some(inner), None]);
         let inner = translated.unwrap_or_else(|| embedded(ip));
         let mut every = std::iter::once(ip).chain(inner.into_iter().flatten());
-        if every.any(|ip| within(&self.deny_networks, ip)) {
+        if every.any(|ip| within(&self.deny_networks, ip) || self.is_denied(ip)) {
             return Err(Refusal::Denied);
         }
         if within(&self.allow_networks, ip) || place.is_some_and(|(name, port)| self.is_allowed(name, port)) {
@@ -102,6 +119,11 @@ impl Guard {
         Ok(())
     }
 
+    /// Returns whether an address stands among the hosts that are denied.
+    fn is_denied(&self, ip: IpAddr) -> bool {
+        !self.deny_hosts.is_empty() && matches(&self.deny_hosts, &written(ip))
+    }
+
     /// Judges a host name before it is resolved.
     pub fn judge_name(&self, name: &str) -> Result<(), Refusal> {
         if matches(&self.deny_hosts, name) { Err(Refusal::Denied) } else { Ok(()) }
@@ -113,7 +135,7 @@ impl Guard {
         self.judge_name(name)?;
         let own = name.trim_end_matches('.').to_ascii_lowercase();
         let is_inner = own == "localhost"
-            || [".localhost", ".internal", ".local"].iter().any(|end| own.ends_with(end))
+            || INNER_ENDS.iter().any(|end| own.ends_with(end))
             || own.starts_with("metadata")
             || !own.contains('.');
         if is_inner && !self.allow_private && !self.is_allowed(name, port) {
@@ -171,6 +193,14 @@ fn matches_one(pattern: &str, name: &str) -> bool {
             name.len() > suffix.len() && name.get(at..).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
         }
         None => pattern.strip_suffix('.').unwrap_or(pattern).eq_ignore_ascii_case(name),
+    }
+}
+
+/// Returns an address as the host of a URL is written, by which it is compared with patterns.
+pub(super) fn written(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => format!("[{v6}]"),
     }
 }
 
@@ -288,12 +318,30 @@ mod tests {
         let guard = Guard { allow_hosts: vec!["files.internal".into()], ..Guard::default() };
         for name in
             ["localhost", "LOCALHOST.", "a.localhost", "metadata.google.internal", "x.local", "metadata", "intranet"]
+                .into_iter()
+                .chain(["nas.lan", "router.home.arpa", "a.localdomain", "NAS.Home.", "git.corp", "api.default.svc"])
         {
             assert_eq!(guard.judge_proxied_name(name, 443), Err(Refusal::InnerName), "{name}");
             assert_eq!(Guard { allow_private: true, ..guard.clone() }.judge_proxied_name(name, 443), Ok(()), "{name}");
         }
-        for name in ["files.internal", "example.com", "localhost.example.com", "xn--local.example"] {
+        for name in
+            ["files.internal", "example.com", "localhost.example.com", "xn--local.example", "vlan.example", "a.plan"]
+        {
             assert_eq!(guard.judge_proxied_name(name, 443), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_address_among_the_denied_hosts_is_dialled_by_nobody() {
+        let denied = ["8.8.8.8", "[2606:4700::1111]"].map(str::to_owned).to_vec();
+        let open = Guard { allow_private: true, allow_hosts: vec!["a.example".into()], ..Guard::default() };
+        let guard = Guard { deny_hosts: denied, allow_networks: vec!["8.0.0.0/8".parse().unwrap()], ..open };
+        for text in ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"] {
+            assert_eq!(guard.judge(ip(text)), Err(Refusal::Denied), "{text}");
+            assert_eq!(guard.judge_as(Some(("a.example", 80)), ip(text)), Err(Refusal::Denied), "{text}");
+        }
+        for text in ["8.8.8.9", "2606:4700::1112"] {
+            assert_eq!(guard.judge(ip(text)), Ok(()), "{text}");
         }
     }
 
