@@ -1,6 +1,8 @@
 //! Callers of this machine: until there is a token, by the socket of the data directory, and by sockets for others.
 
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 
 use haul::pb;
 use haul::pb::access_service_client::AccessServiceClient;
@@ -78,6 +80,24 @@ async fn a_proxy_on_this_machine_does_not_make_the_world_local() {
     let twice = [("authorization", &*sent), ("authorization", &*sent)];
     let status = call(&server, "haul.v1.AdminService/GetServerInfo", b"", &twice).await.status();
     assert_eq!(reason(&status), (Code::Unauthenticated, "BAD_CREDENTIALS".to_owned()));
+}
+
+/// As one in front of the socket, which runs as the server's user or as root, would.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_of_the_servers_own_user_does_not_make_the_world_that_user() {
+    let server = Server::with(&["--auth", "required"]).await;
+    let answer = |header: &str| {
+        let mut stream = UnixStream::connect(server.data().join("haul.sock")).unwrap();
+        write!(stream, "GET /v1/jobs HTTP/1.1\r\nhost: localhost\r\n{header}connection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(answer("").starts_with("HTTP/1.1 200"), "{}", answer(""));
+    for header in ["x-forwarded-for: 192.0.2.1", "forwarded: for=192.0.2.1", "via: 1.1 a", "x-real-ip: 192.0.2.1"] {
+        let answer = answer(&format!("{header}\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("PROXIED_WITHOUT_AUTH"), "{header}: {answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

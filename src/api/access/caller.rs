@@ -399,6 +399,10 @@ impl Shown {
             let token = book.token(&token_id).ok_or(Unknown::Bad("unknown"))?;
             return self.of_token(token, book, now);
         }
+        // A proxy that runs as the server's own user would make everybody that user, also where tokens are needed.
+        if self.is_owner && self.is_proxied && policy.mode != AuthMode::Off {
+            return Err(Unknown::Proxied);
+        }
         if self.is_owner {
             return Ok(self.caller(self.actor(), Method::Socket));
         }

@@ -208,8 +208,17 @@ fn the_servers_own_user_comes_by_the_socket_in_every_mode_and_a_token_goes_first
         assert_eq!((caller.method, caller.actor.name.as_str()), (Method::Socket, "local"), "{mode:?}");
         assert!(caller.may(Role::Operator));
     }
-    let bad = Shown { authorization: vec![b"Bearer x".to_vec().into()], ..owner };
+    let bad = Shown { authorization: vec![b"Bearer x".to_vec().into()], ..owner.clone() };
     assert!(judged(&bad, policy(AuthMode::Required), &book).is_err());
+    let proxied = Shown { is_proxied: true, ..owner };
+    for mode in [AuthMode::Auto, AuthMode::Required] {
+        assert_eq!(judged(&proxied, policy(mode), &book), Err(Unknown::Proxied), "{mode:?}");
+    }
+    let off = judged(&proxied, policy(AuthMode::Off), &book);
+    assert_eq!(off, Ok(("local".to_owned(), Method::Socket)), "nobody is asked who they are");
+    let token = format!("Bearer {}", text(0).expose());
+    let known = Shown { authorization: vec![token.into_bytes().into()], ..proxied };
+    assert_eq!(judged(&known, policy(AuthMode::Required), &book), Ok(("ci".to_owned(), Method::Token)));
 }
 
 #[test]
