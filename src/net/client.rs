@@ -90,11 +90,12 @@ impl HttpClient {
     }
 
     /// The same, all of whose requests go through the operator's `proxy`, whatever their profiles name. Where it is, nobody
-    /// but the operator has said, so that its address is not judged.
+    /// but the operator has said, so that its address is not judged; and its certificate is, whatever tasks say of certificates.
     #[must_use]
     pub fn with_egress(self, proxy: Option<Secret>) -> HttpClient {
+        let Some(proxy) = proxy else { return self };
         let open = Guard { allow_private: true, ..Guard::default() };
-        HttpClient { egress: proxy.map(|proxy| (proxy, open)), ..self }
+        HttpClient { egress: Some((proxy, open)), identities: Identities::of_egress(), ..self }
     }
 
     /// Who the connection for a request to `url` is made as.

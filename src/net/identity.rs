@@ -24,6 +24,8 @@ pub(super) struct Identity {
     options: HttpOptions,
     tenant: TenantNo,
     proxy: Option<Proxy>,
+    /// Whether the proxy is the operator's, whose certificate is not judged by what tasks say.
+    is_egress: bool,
     /// Each made at the first connection that needs it: plain ones need no certificates. And again once the system trusts
     /// others.
     tls: Configuration,
@@ -49,14 +51,14 @@ impl Configuration {
 }
 
 impl Identity {
-    fn new(options: HttpOptions, tenant: TenantNo) -> Result<Identity, Failure> {
+    fn new(options: HttpOptions, tenant: TenantNo, is_egress: bool) -> Result<Identity, Failure> {
         let proxy = options.proxy_url.as_ref().map(Proxy::parse).transpose()?;
-        Ok(Identity { proxy, ..Identity::direct(options, tenant) })
+        Ok(Identity { proxy, is_egress, ..Identity::direct(options, tenant) })
     }
 
     fn direct(options: HttpOptions, tenant: TenantNo) -> Identity {
         let (tls, tls_http1, tls_proxy) = Default::default();
-        Identity { options, tenant, proxy: None, tls, tls_http1, tls_proxy }
+        Identity { options, tenant, proxy: None, is_egress: false, tls, tls_http1, tls_proxy }
     }
 
     pub(super) fn tenant(&self) -> TenantNo {
@@ -77,11 +79,13 @@ impl Identity {
         self.tls_http1.get(|| tls::config(&self.options, Offer::Http1))
     }
 
-    /// TLS with the proxy, which the client certificate is not for.
+    /// TLS with the proxy, which the client certificate is not for. That of the operator gets the operator's password: a task that
+    /// trusts whom it likes must not have that sent to them.
     pub(super) fn tls_proxy(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let of_task = Some(&self.options).filter(|_| !self.is_egress);
         let options = || HttpOptions {
-            ca_pem: self.options.ca_pem.clone(),
-            insecure_skip_verify: self.options.insecure_skip_verify,
+            ca_pem: of_task.and_then(|options| options.ca_pem.clone()),
+            insecure_skip_verify: of_task.and_then(|options| options.insecure_skip_verify),
             ..HttpOptions::default()
         };
         self.tls_proxy.get(|| tls::config(&options(), Offer::Http1))
@@ -95,12 +99,14 @@ pub(super) struct Identities {
     /// By the hash of what makes them, so that looking one up copies no certificates.
     known: Mutex<HashMap<u64, Vec<Arc<Identity>>>>,
     hasher: RandomState,
+    /// Whether their proxy is the operator's.
+    is_egress: bool,
 }
 
 impl Default for Identities {
     fn default() -> Self {
         let plain = Arc::new(Identity::direct(HttpOptions::default(), DEFAULT_NO));
-        Identities { plain, known: Mutex::default(), hasher: RandomState::new() }
+        Identities { plain, known: Mutex::default(), hasher: RandomState::new(), is_egress: false }
     }
 }
 
@@ -129,6 +135,11 @@ impl Essence<'_> {
 }
 
 impl Identities {
+    /// Those of a client all of whose requests go through the operator's proxy.
+    pub(super) fn of_egress() -> Identities {
+        Identities { is_egress: true, ..Identities::default() }
+    }
+
     /// The identity of a profile.
     pub(super) fn of(&self, profile: &Profile) -> Result<Arc<Identity>, Failure> {
         let essence = Essence::of(&profile.http, profile.tenant);
@@ -141,7 +152,7 @@ impl Identities {
         if let Some(identity) = known.get(&hash).and_then(|list| list.iter().find(same)) {
             return Ok(Arc::clone(identity));
         }
-        let identity = Arc::new(Identity::new(options(&profile.http), profile.tenant)?);
+        let identity = Arc::new(Identity::new(options(&profile.http), profile.tenant, self.is_egress)?);
         if known.len() >= KEPT_MAX {
             known.retain(|_, list| {
                 list.retain(|identity| Arc::strong_count(identity) > 1);

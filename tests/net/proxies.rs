@@ -68,6 +68,24 @@ async fn a_proxy_may_speak_tls() {
     assert!(plain.all_requests()[0].header("authorization").is_none());
 }
 
+/// Or whoever submits one, and sits between, would be sent the password of the operator.
+#[tokio::test]
+async fn tasks_do_not_say_whose_certificate_the_operators_proxy_has() {
+    let authority = Authority::new();
+    let proxy = Proxy::start_tls(authority.server(Leaf::good()));
+    let url = Secret::new(format!("https://me:pw@localhost:{}", proxy.address().port()));
+    let client = client().with_egress(Some(url));
+    let (trusting, skipping) = (
+        with_http(|http| http.ca_pem = Some(authority.pem())),
+        with_http(|http| http.insecure_skip_verify = Some(true)),
+    );
+    for profile in [trusting, skipping] {
+        let failure = fetch(&client, "http://192.0.2.1/", &profile).await.unwrap_err();
+        assert_eq!(class(&failure), (FailureReason::Proxy, false), "{failure}");
+    }
+    assert!(proxy.asked().is_empty(), "it was asked for nothing, with no password");
+}
+
 #[tokio::test]
 async fn a_proxy_that_wants_credentials_is_not_the_origin() {
     let proxy = Origin::start();
