@@ -22,7 +22,8 @@ use crate::telemetry::process::Process;
 use crate::web::Readiness;
 use crate::web::metrics::Scrape;
 
-/// How long a scrape waits for the engine's loop. Then it shows what was known before: a server that is stuck must be seen.
+/// How long a scrape waits for the engine's loop, and for a disk. Then it shows what was known before, and nothing of that disk: a
+/// server that is stuck must be seen.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the sizes of kept responses are added up; longer where that takes long.
 const SIZES_INTERVAL: Duration = Duration::from_secs(60);
@@ -64,6 +65,32 @@ struct Sources {
     content_bytes: AtomicU64,
     /// What the engine said last.
     last: Mutex<(Waits, Vec<NamedHost>)>,
+    /// The looks at the disks of the data and of the downloads.
+    looks: [Looks; 2],
+}
+
+/// Looks at something that may hang, one at a time: each holds a thread for as long as it hangs, and scrapes go on coming.
+#[derive(Clone, Default)]
+struct Looks(Arc<tokio::sync::Mutex<()>>);
+
+impl Looks {
+    /// Looks; `None`: it, or the look before it, takes longer than this.
+    async fn look<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let looking = async {
+            let turn = self.0.clone().lock_owned().await;
+            let looked = tokio::task::spawn_blocking(move || {
+                let found = look();
+                drop(turn);
+                found
+            });
+            looked.await.ok()
+        };
+        tokio::time::timeout(patience, looking).await.ok()?
+    }
 }
 
 impl Figures {
@@ -87,6 +114,7 @@ impl Figures {
             download_dir,
             content_bytes: AtomicU64::new(UNKNOWN),
             last: Mutex::default(),
+            looks: Default::default(),
         }))
     }
 
@@ -123,10 +151,11 @@ impl Figures {
 impl Sources {
     async fn gauges(self: Arc<Self>) -> Gauges {
         let this = self.clone();
-        // A disk that hangs, or many hosts, must not take a thread that answers calls. They are read while the loop is asked.
-        let read = tokio::task::spawn_blocking(move || (this.disk(), this.engine.host_counts()));
-        let (waits, own_hosts) = self.asked().await;
-        let ((store_bytes, disk_free_bytes, process), hosts) = read.await.unwrap_or_default();
+        // Many hosts must not take a thread that answers calls. They are counted while the loop is asked.
+        let read =
+            tokio::task::spawn_blocking(move || (Process::read(this.start_time_seconds), this.engine.host_counts()));
+        let ((waits, own_hosts), (store_bytes, disk_free_bytes)) = tokio::join!(self.asked(), self.disks());
+        let (process, hosts) = read.await.unwrap_or_default();
         let work = self.engine.hub().open_work();
         let content_bytes = self.content_bytes.load(Ordering::Relaxed);
         let own =
@@ -165,11 +194,22 @@ impl Sources {
         last.clone()
     }
 
-    fn disk(&self) -> (Option<[u64; 2]>, [Option<u64>; 2], Option<Process>) {
-        let size = |name: &str| std::fs::metadata(self.data_dir.join(name)).map(|file| file.len());
-        let store = size("haul.db").ok().map(|database| [database, size("haul.db-wal").unwrap_or(0)]);
-        (store, [&self.data_dir, &self.download_dir].map(|path| free(path)), Process::read(self.start_time_seconds))
+    /// Looks at the disks: the sizes of the database and its log, and what is free. Nothing of one that does not answer.
+    async fn disks(&self) -> (Option<[u64; 2]>, [Option<u64>; 2]) {
+        let ([data, downloads], data_dir, download_dir) =
+            (&self.looks, self.data_dir.clone(), self.download_dir.clone());
+        let at_data = data.look(PATIENCE, move || (store_bytes(&data_dir), free(&data_dir)));
+        let at_downloads = downloads.look(PATIENCE, move || free(&download_dir));
+        let (at_data, at_downloads) = tokio::join!(at_data, at_downloads);
+        let (store, free_data) = at_data.unwrap_or_default();
+        (store, [free_data, at_downloads.flatten()])
     }
+}
+
+/// Returns the bytes of the database and of its log.
+fn store_bytes(data_dir: &Path) -> Option<[u64; 2]> {
+    let size = |name: &str| std::fs::metadata(data_dir.join(name)).map(|file| file.len());
+    Some([size("haul.db").ok()?, size("haul.db-wal").unwrap_or(0)])
 }
 
 fn free(path: &Path) -> Option<u64> {
@@ -205,5 +245,25 @@ mod tests {
         assert!(words.wait_reasons.iter().any(|it| it == "backing_off"), "{words:?}");
         assert!(words.methods.iter().any(|it| it == "JobService/WatchJobs"), "{words:?}");
         assert!(words.methods.iter().all(|it| !it.contains("Reflection")), "{words:?}");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_up_one_look_and_no_scrape() {
+        let (looks, soon) = (Looks::default(), Duration::from_millis(5));
+        let (answer, hangs) = std::sync::mpsc::channel::<()>();
+        let begun = Arc::new(AtomicU64::new(0));
+        let counted = begun.clone();
+        let first = move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            hangs.recv().is_ok()
+        };
+        assert_eq!(looks.look(soon, first).await, None);
+        for _ in 0..3 {
+            let counted = begun.clone();
+            assert_eq!(looks.look(soon, move || counted.fetch_add(1, Ordering::Relaxed)).await, None);
+        }
+        answer.send(()).unwrap();
+        let found = looks.look(Duration::from_secs(60), || 7).await;
+        assert_eq!((found, begun.load(Ordering::Relaxed)), (Some(7), 1), "one look hung, and no other began");
     }
 }
