@@ -22,6 +22,8 @@ use crate::store::{AuditPlace, Store, StoreError};
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Rows that are written at once.
 const ROWS_MAX: u32 = 500;
+/// How long the end of the server waits for lines that nobody takes: a pipe that nobody reads, or a disk that hangs.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +49,16 @@ pub(super) async fn follow(store: Arc<dyn Store>, sink: AuditSink, mut last: u64
             Ok((end, lines)) if end > last => {
                 let (sink, count) = (sink.clone(), end - last);
                 last = end;
-                match tokio::task::spawn_blocking(move || write(&sink, &lines)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::warn!(count, "events of the audit are not in its log: {error}"),
-                    Err(error) => tracing::warn!(count, "events of the audit are not in its log: {error}"),
+                let written = tokio::task::spawn_blocking(move || write(&sink, &lines));
+                let why = tokio::select! {
+                    written = written => written.unwrap_or_else(|error| Err(error.to_string())).err(),
+                    () = too_late(&closing) => Some("nobody takes them".to_owned()),
+                };
+                if let Some(why) = why {
+                    tracing::warn!(count, "events of the audit are not in its log: {why}");
+                    if closing.is_cancelled() {
+                        return;
+                    }
                 }
                 // There may be more.
                 continue;
@@ -66,6 +74,12 @@ pub(super) async fn follow(store: Arc<dyn Store>, sink: AuditSink, mut last: u64
             () = closing.cancelled() => {}
         }
     }
+}
+
+/// Waits until the server has been on its way to its end for long enough.
+async fn too_late(closing: &CancellationToken) {
+    closing.cancelled().await;
+    tokio::time::sleep(CLOSE_TIME).await;
 }
 
 /// The lines of the rows behind `last`, and the number of the last of them.

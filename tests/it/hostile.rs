@@ -1,6 +1,8 @@
 //! What must hold against those who try: damaged tokens, cuts between a change and its record, secrets that have had their
 //! time, and bounds of one principal.
 
+use std::io::{BufRead as _, BufReader};
+
 use haul::pb;
 use haul::pb::access_service_client::AccessServiceClient;
 use haul::pb::credential_value::Kind;
@@ -217,6 +219,25 @@ async fn calls_go_on_where_the_lines_of_the_audit_cannot_be_written() {
     }
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_that_nobody_reads_does_not_hold_up_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("audit");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+    let mut server = Server::with(&["--audit-log", pipe.to_str().unwrap()]).await;
+    server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    // The lines of what has happened wait for a reader, who may come late, and those of the end do not.
+    let read = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || BufReader::new(std::fs::File::open(pipe).unwrap()).lines().next()
+    });
+    let line = tokio::task::spawn_blocking(move || read.join().unwrap()).await.unwrap().unwrap().unwrap();
+    assert!(line.contains("\"sequence\""), "{line}");
+    server.submit(pb::JobSpec { open: true, ..job(Vec::new()) }).await;
+    assert!(server.terminate().success());
+    assert!(server.log().contains("are not in its log"), "{}", server.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
