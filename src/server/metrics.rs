@@ -263,7 +263,7 @@ mod tests {
             assert_eq!(looks.look(soon, move || counted.fetch_add(1, Ordering::Relaxed)).await, None);
         }
         answer.send(()).unwrap();
-        let found = looks.look(Duration::from_secs(60), || 7).await;
+        let found = looks.look(Duration::from_mins(1), || 7).await;
         assert_eq!((found, begun.load(Ordering::Relaxed)), (Some(7), 1), "one look hung, and no other began");
     }
 }
