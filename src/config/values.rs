@@ -159,10 +159,11 @@ const DURATION_MAX: Duration = Duration::from_secs(3_600 * 24 * 365 * 10);
 /// Reads a time, of ten years at most; `default` where nothing is said.
 pub(super) fn duration(name: &str, text: Option<&str>, default: Duration, wrong: &mut Vec<String>) -> Duration {
     let Some(text) = text else { return default };
-    parse_duration(text).map(|time| time.min(DURATION_MAX)).unwrap_or_else(|| {
+    let time = parse_duration(text).unwrap_or_else(|| {
         wrong.push(format!("`{name}` is `{text}`, which is not a time; write it like `500ms`, `10s`, `5m` or `1h`"));
         default
-    })
+    });
+    time.min(DURATION_MAX)
 }
 
 /// Reads a time of hours or days that is more than none; `default` where nothing is said.
