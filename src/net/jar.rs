@@ -137,10 +137,11 @@ fn bytes_of(text: &str) -> impl Iterator<Item = u8> {
 /// Longer public suffixes, such as `co.uk`, are not known here: their list would be a third of the program, and since a
 /// jar lives no longer than its task, what may go astray is one origin's cookie to another that it redirects to.
 fn is_for_everyone(cookie: &RawCookie<'_>, url: &Url) -> bool {
-    let is_host_itself = |domain: &str| matches!(url.host(), Some(Host::Domain(host)) if host == domain);
+    let is_host_itself =
+        |domain: &str| matches!(url.host(), Some(Host::Domain(host)) if host.trim_end_matches('.') == domain);
     cookie
         .domain()
-        .map(|domain| domain.trim_start_matches('.'))
+        .map(|domain| domain.trim_matches('.'))
         .is_some_and(|domain| !domain.contains('.') && !is_host_itself(domain))
 }
 
@@ -176,6 +177,16 @@ mod tests {
         let own = HeaderValue::from_static("mine=0");
         let both = jar.header(&Url::parse("http://a.example/x").unwrap(), Some(&own));
         assert_eq!(both.unwrap(), "mine=0; d=2");
+    }
+
+    #[test]
+    fn no_cookie_is_for_a_whole_top_level_domain_however_it_is_written() {
+        for domain in ["example.", ".example.", "EXAMPLE."] {
+            let jar = jar("https://a.example./", &[&format!("e=1; Domain={domain}; Path=/")]);
+            assert_eq!(sent(&jar, "https://b.example./"), None, "{domain}");
+        }
+        let own = jar("https://localhost./", &["l=1; Domain=localhost.; Path=/"]);
+        assert_eq!(sent(&own, "https://localhost./").as_deref(), Some("l=1"));
     }
 
     #[test]

@@ -32,6 +32,9 @@ const THREADS_MAX: usize = 256;
 const KEPT: Duration = Duration::from_secs(10);
 /// Names remembered.
 const NAMES_MAX: usize = 4096;
+/// Addresses of a name. Whoever has a name of their own may give it thousands, each of which would be remembered, and dialled
+/// where those before it refuse.
+const ADDRESSES_MAX: usize = 64;
 
 /// The addresses of a name, or why there are none.
 type Answer = Result<Arc<[IpAddr]>, Arc<str>>;
@@ -198,6 +201,7 @@ fn judge(found: io::Result<Vec<IpAddr>>) -> Answer {
     let mut addresses = found.map_err(|error| Arc::from(classify::dns_error(&error)))?;
     let mut seen = HashSet::new();
     addresses.retain(|address| seen.insert(*address));
+    addresses.truncate(ADDRESSES_MAX);
     if addresses.is_empty() {
         return Err(Arc::from("the name has no address"));
     }
@@ -235,6 +239,15 @@ mod tests {
         assert_eq!(ASKED.load(Ordering::SeqCst), 1);
         resolver.resolve("b.example", 1).await.unwrap();
         assert_eq!(ASKED.load(Ordering::SeqCst), 2);
+    }
+
+    /// Whoever has a name of their own says how many addresses it has.
+    #[tokio::test]
+    async fn so_many_addresses_of_a_name_are_kept_and_no_more() {
+        let resolver =
+            Resolver::new(|_| Ok((0..4_000u32).map(|number| std::net::Ipv4Addr::from(number).into()).collect()));
+        let found = resolver.resolve("a", 1).await.unwrap();
+        assert_eq!((found.len(), found[1]), (ADDRESSES_MAX, [0, 0, 0, 1].into()));
     }
 
     #[tokio::test]
