@@ -71,6 +71,7 @@ impl Runner {
             server_bytes: self.server_bytes.clone(),
             place: Some(launch.place.clone()),
             first: Mutex::new(launch.permit.lock().unwrap_or_else(PoisonError::into_inner).take()),
+            has_proxy: launch.options.http.proxy_url.is_some(),
             since: launch.since,
             lost: OnceLock::new(),
             clock: self.clock.clone(),

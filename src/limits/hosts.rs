@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::limits::kept::Kept;
 use crate::limits::parties::PerParty;
+use crate::limits::pause::Voice;
 use crate::limits::places::{AttemptNo, Places};
 use crate::limits::queue::{Queues, Ticket};
 use crate::limits::recent::Recent;
@@ -249,10 +250,15 @@ impl Hosts {
     /// Pauses `host` for every job of a tenant, at most for a week; for all tenants where another one was asked to wait
     /// within a minute. A shorter pause does not shorten a longer one.
     pub fn pause(&self, host: &Host, tenant: TenantNo, until: Timestamp, reason: &str) {
+        self.asked(host, tenant, until, reason, Voice::Host);
+    }
+
+    /// As [`Hosts::pause`], where somebody else has asked, perhaps, and for the tenant alone.
+    pub(super) fn asked(&self, host: &Host, tenant: TenantNo, until: Timestamp, reason: &str, voice: Voice) {
         let now = self.clock.now();
         let mut inner = self.lock();
         let (until, reason, for_all) = inner.change(host, now, |state| {
-            let ((until, reason), for_all) = state.pause(tenant, until, reason, now);
+            let ((until, reason), for_all) = state.pause(tenant, until, reason, voice, now);
             (until, reason.to_owned(), for_all)
         });
         let key = PauseKey { tenant, host: host.clone(), cause: PauseCause::Asked };

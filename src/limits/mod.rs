@@ -35,6 +35,8 @@ mod steps_tests;
 #[cfg(test)]
 mod table_tests;
 #[cfg(test)]
+mod tenants_steps_tests;
+#[cfg(test)]
 mod tenants_tests;
 #[cfg(test)]
 mod waiting_tests;

@@ -2,7 +2,7 @@
 //!
 //! An origin that asks somebody to wait may mean their account alone, so a pause is of the tenant that was asked. When two
 //! tenants were asked within a minute it means everybody, until the earlier of the two ends: the later one is one tenant's
-//! word.
+//! word. What came by a proxy that a task has named says nothing of the host: whoever named it may have made it answer so.
 
 use std::time::Duration;
 
@@ -22,14 +22,23 @@ pub(super) struct Pause {
     for_all: Option<Timestamp>,
 }
 
+/// Who asked a tenant to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Voice {
+    /// The host.
+    Host,
+    /// A proxy that the task has named, or nobody knows any more who.
+    Other,
+}
+
 /// A tenant was asked to wait.
 #[derive(Debug)]
 struct Asked {
     tenant: TenantNo,
-    /// When it was asked last.
-    at: Timestamp,
     until: Timestamp,
     reason: Box<str>,
+    /// When the host has asked last, and until when to wait at most.
+    by_host: Option<(Timestamp, Timestamp)>,
 }
 
 impl Pause {
@@ -40,24 +49,37 @@ impl Pause {
         tenant: TenantNo,
         until: Timestamp,
         reason: &str,
+        voice: Voice,
         now: Timestamp,
     ) -> Option<Timestamp> {
         self.asked.retain(|asked| asked.until > now);
-        let is_recent = |asked: &&Asked| asked.tenant != tenant && asked.at.plus(TOGETHER) >= now;
-        let together = self.asked.iter().filter(is_recent).map(|asked| asked.until.min(until)).max();
         let before = self.for_all.filter(|all| *all > now);
+        let together = if voice == Voice::Host { self.together(tenant, until, now) } else { None };
         self.for_all = before.max(together);
         let longer = self.for_all.filter(|all| Some(*all) > before);
-        match self.asked.iter_mut().find(|asked| asked.tenant == tenant) {
-            Some(asked) => {
-                asked.at = now;
-                if asked.until < until {
-                    (asked.until, asked.reason) = (until, cut(reason).into());
-                }
-            }
-            None => self.asked.push(Asked { tenant, at: now, until, reason: cut(reason).into() }),
+        let asked = self.entry(tenant, until, reason);
+        if asked.until < until {
+            (asked.until, asked.reason) = (until, cut(reason).into());
+        }
+        if voice == Voice::Host {
+            let longest = asked.by_host.map_or(until, |(_, longest)| longest.max(until));
+            asked.by_host = Some((now, longest));
         }
         longer
+    }
+
+    /// Returns until when the host has asked this tenant and another one, of late, to wait.
+    fn together(&self, tenant: TenantNo, until: Timestamp, now: Timestamp) -> Option<Timestamp> {
+        let others = self.asked.iter().filter(|asked| asked.tenant != tenant).filter_map(|asked| asked.by_host);
+        others.filter(|(at, other)| at.plus(TOGETHER) >= now && *other > now).map(|(_, other)| other.min(until)).max()
+    }
+
+    fn entry(&mut self, tenant: TenantNo, until: Timestamp, reason: &str) -> &mut Asked {
+        let place = self.asked.iter().position(|asked| asked.tenant == tenant).unwrap_or_else(|| {
+            self.asked.push(Asked { tenant, until, reason: cut(reason).into(), by_host: None });
+            self.asked.len() - 1
+        });
+        &mut self.asked[place]
     }
 
     /// Takes in until when all have to wait, as it was in a process before.
@@ -101,18 +123,36 @@ mod tests {
         Timestamp(0).plus(Duration::from_secs(seconds))
     }
 
+    fn ask(pause: &mut Pause, tenant: TenantNo, until: u64, reason: &str, now: u64) -> Option<Timestamp> {
+        pause.ask(tenant, at(until), reason, Voice::Host, at(now))
+    }
+
     #[test]
     fn one_tenant_is_asked_for_itself_and_two_for_all() {
         let mut pause = Pause::default();
-        pause.ask(1, at(600), "asked 1", at(1));
+        ask(&mut pause, 1, 600, "asked 1", 1);
         assert_eq!((pause.until(Some(1)), pause.until(Some(2)), pause.until(None)), (at(600), at(0), at(600)));
         assert_eq!((pause.reason(Some(1)).as_str(), pause.reason(Some(2)).as_str()), ("asked 1", ""));
-        pause.ask(2, at(75), "asked 2", at(70));
+        ask(&mut pause, 2, 75, "asked 2", 70);
         assert_eq!((pause.until(Some(2)), pause.until(Some(3))), (at(75), at(0)), "more than a minute later");
-        let for_all = pause.ask(1, at(80), "asked 1 again", at(71));
-        assert_eq!((for_all, pause.ask(2, at(74), "asked 2", at(72))), (Some(at(75)), None));
+        let for_all = ask(&mut pause, 1, 80, "asked 1 again", 71);
+        assert_eq!((for_all, ask(&mut pause, 2, 74, "asked 2", 72)), (Some(at(75)), None));
         assert_eq!((pause.until(Some(1)), pause.until(Some(3))), (at(600), at(75)), "the shorter one holds for all");
         assert_eq!(pause.reason(Some(3)), "it asks everybody to wait");
         assert_eq!((pause.reason(Some(2)).as_str(), pause.reason(None).as_str()), ("asked 2", "asked 1"));
+    }
+
+    /// The end of what the host has asked is for all, and not what somebody's proxy adds to it.
+    #[test]
+    fn what_others_than_the_host_ask_is_for_who_named_them() {
+        let mut pause = Pause::default();
+        pause.ask(1, at(600), "by its proxy", Voice::Other, at(1));
+        assert_eq!(ask(&mut pause, 2, 500, "asked 2", 2), None);
+        assert_eq!([Some(1), Some(2), Some(3)].map(|tenant| pause.until(tenant)), [600, 500, 0].map(at));
+        assert_eq!(pause.ask(1, at(700), "by its proxy", Voice::Other, at(3)), None);
+        assert_eq!(ask(&mut pause, 1, 9, "asked 1", 4), Some(at(9)));
+        pause.ask(2, at(900), "by its proxy", Voice::Other, at(5));
+        assert_eq!(ask(&mut pause, 1, 20, "asked 1", 6), Some(at(20)));
+        assert_eq!([Some(1), Some(2), Some(3)].map(|tenant| pause.until(tenant)), [700, 900, 20].map(at));
     }
 }

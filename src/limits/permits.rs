@@ -288,6 +288,15 @@ impl Hosts {
         }
     }
 
+    /// Returns the end of a pause of `host` that [`Hosts::start`] does not wait for.
+    pub(super) fn long_pause(&self, host: &Host, tenant: TenantNo) -> Option<Timestamp> {
+        let now = self.clock.now();
+        match self.check(host, tenant) {
+            Err(Blocked::Paused(until)) if until.since(now) > PAUSE_PATIENCE => Some(until),
+            _ => None,
+        }
+    }
+
     /// Begins to read a body of `host` for somebody.
     pub fn read(self: &Arc<Self>, host: &Host, party: Party) -> HostReader {
         let now = self.clock.now();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::limits::Blocked;
 use crate::limits::breaker::{self, Breakers, Open};
 use crate::limits::line::Line;
-use crate::limits::pause::Pause;
+use crate::limits::pause::{Pause, Voice};
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::limits::shares::{Asking, Portion, Shares};
 use crate::limits::turns::{Asker, Turns};
@@ -227,11 +227,12 @@ impl HostState {
         tenant: TenantNo,
         until: Timestamp,
         reason: &str,
+        voice: Voice,
         now: Timestamp,
     ) -> ((Timestamp, &str), Option<Timestamp>) {
         let until = until.min(now.plus(PAUSE_MAX));
         let pause = self.pause.get_or_insert_default();
-        let for_all = pause.ask(tenant, until, reason, now);
+        let for_all = pause.ask(tenant, until, reason, voice, now);
         (pause.asked_of(tenant).unwrap_or_default(), for_all)
     }
 
@@ -245,7 +246,8 @@ impl HostState {
                 if tenant == FOR_ALL {
                     pause.ask_all(until);
                 } else {
-                    pause.ask(tenant, until, reason, *time);
+                    // What is for all is kept by itself.
+                    pause.ask(tenant, until, reason, Voice::Other, *time);
                 }
             }
             PauseCause::Failures => {

@@ -8,6 +8,7 @@ use futures_util::FutureExt as _;
 use proptest::prelude::*;
 
 use crate::limits::hosts_tests::unsent;
+use crate::limits::pause::Voice;
 use crate::limits::shares::Portion;
 use crate::limits::state::HostState;
 use crate::limits::table::{Bounds, Table};
@@ -104,7 +105,7 @@ fn apply(state: &mut HostState, step: &Step, now: Timestamp) -> Option<Result<()
             }
         }
         Step::Pause(tenant, millis) => {
-            state.pause(*tenant, now.plus(Duration::from_millis(*millis)), "asked", now);
+            state.pause(*tenant, now.plus(Duration::from_millis(*millis)), "asked", Voice::Host, now);
         }
         Step::Fail(tenant) => drop(state.failed_to_connect(*tenant, Arc::new(unsent("refused")), now)),
         Step::Answer => drop(state.answered(TENANTS[0], now)),

@@ -12,6 +12,7 @@ use url::Url;
 use crate::clock::Clock;
 use crate::limits::Blocked;
 use crate::limits::hosts::Hosts;
+use crate::limits::pause::Voice;
 use crate::limits::permits::{AttemptPlace, HostPermit, HostReader, NotNow, Waiting};
 use crate::limits::rate::{ByteRate, Gcra};
 use crate::model::failure::{Failure, FailureReason};
@@ -111,6 +112,8 @@ pub struct Limited {
     pub first: Mutex<Option<HostPermit>>,
     /// The attempt's place among those that work; `None`: it needs none.
     pub place: Option<Arc<AttemptPlace>>,
+    /// Whether the attempt has named a proxy: what others meet on their way says nothing of its own.
+    pub has_proxy: bool,
     /// Since when the attempt waits for hosts that it comes to: it shares the failures of their probes from then on.
     pub since: Timestamp,
     /// The host of `first`, where that request has failed with a probe before it began.
@@ -141,21 +144,28 @@ impl Limited {
             other => {
                 // Given back before another is asked for, so that two hosts that redirect to each other cannot lock up.
                 drop(other);
+                let paused = |until| self.shared_failure(host).unwrap_or_else(|| self.paused(host, until));
+                // Looked at first, or a request that is not sent would wait for the rates and take a start of each.
+                if let Some(until) = self.hosts.long_pause(host, self.party.tenant) {
+                    return Err(paused(until));
+                }
                 let mut waiting = self.place.as_ref().map(|place| place.wait());
                 for rates in [Some(&self.job), self.tenant.as_ref()].into_iter().flatten() {
                     rates.start(&self.clock, &mut waiting).await.map_err(|until| self.crowded(host, until))?;
                 }
                 let mut permit = self.hosts.start(host, self.party.tenant, waiting).await.map_err(|why| match why {
-                    NotNow::Paused(until) => {
-                        let shared = self.hosts.shared_failure(host, self.party.tenant, self.since);
-                        shared.unwrap_or_else(|| self.paused(host, until))
-                    }
+                    NotNow::Paused(until) => paused(until),
                     NotNow::Crowded(until) => self.crowded(host, until),
                 })?;
                 permit.is_for(self.party);
                 Ok(permit)
             }
         }
+    }
+
+    /// Why the attempt fails that has waited for a probe of `host`.
+    fn shared_failure(&self, host: &Host) -> Option<Failure> {
+        if self.has_proxy { None } else { self.hosts.shared_failure(host, self.party.tenant, self.since) }
     }
 
     /// Whether the attempt has been at `host` as far as one can be: it shares a failure there, and does not wait.
@@ -191,7 +201,8 @@ impl Limited {
                 self.hosts.note_own_error(host, self.party, &failure.message);
                 if let Some(wait) = failure.retry_after {
                     let reason = format!("answered {} and asked to wait {} s", response.status, wait.as_secs());
-                    self.hosts.pause(host, self.party.tenant, self.clock.now().plus(wait), &reason);
+                    let voice = if self.has_proxy { Voice::Other } else { Voice::Host };
+                    self.hosts.asked(host, self.party.tenant, self.clock.now().plus(wait), &reason, voice);
                 }
             }
             Err(failure) => {
@@ -266,7 +277,7 @@ impl Transport for Limited {
 
     fn is_paused(&self, url: &Url) -> bool {
         let is_paused = |host: &Host| matches!(self.hosts.check(host, self.party.tenant), Err(Blocked::Paused(_)));
-        let is_shared = |host: &Host| self.hosts.shared_failure(host, self.party.tenant, self.since).is_some();
+        let is_shared = |host: &Host| self.shared_failure(host).is_some();
         Host::of(url).is_some_and(|host| is_paused(&host) && !self.is_lost(&host) && !is_shared(&host))
     }
 }
@@ -355,6 +366,7 @@ mod tests {
             server_bytes: Arc::default(),
             first: Mutex::default(),
             place: None,
+            has_proxy: false,
             since: clock.now(),
             lost: OnceLock::new(),
             clock: clock.clone(),
@@ -396,6 +408,61 @@ mod tests {
             );
             assert_eq!(is_paused, is_counted, "{what}");
         }
+    }
+
+    /// Each request is answered in the same way.
+    struct Asks;
+
+    impl Transport for Asks {
+        fn send<'a>(&'a self, request: Request, _: &'a Arc<Profile>) -> BoxFuture<'a, Result<Response, Failure>> {
+            let headers = [(http::header::RETRY_AFTER, http::HeaderValue::from_static("500"))].into_iter().collect();
+            let (status, body) = (http::StatusCode::TOO_MANY_REQUESTS, Body(Box::new(Nothing)));
+            std::future::ready(Ok(Response { status, headers, url: request.url, remote: None, body })).boxed()
+        }
+    }
+
+    struct Nothing;
+
+    impl BodySource for Nothing {
+        fn chunk(&mut self) -> BoxFuture<'_, Option<Result<Bytes, Failure>>> {
+            std::future::ready(None).boxed()
+        }
+    }
+
+    /// Whoever names a proxy may have made it answer so.
+    #[tokio::test]
+    async fn what_comes_by_the_proxies_of_two_tenants_is_not_for_all() {
+        let (clock, host) = (Clock::system(), Host::new("a:80"));
+        let ask = async |hosts: &Arc<Hosts>, tenant, has_proxy| {
+            let party = Party { tenant, principal: 0 };
+            let retry_after_max = Duration::from_secs(3600);
+            let limited = Limited { party, retry_after_max, has_proxy, ..limited(Asks, hosts, &clock) };
+            let request = Request::get(Url::parse("http://a/").unwrap());
+            limited.send(request, &Arc::new(Profile { tenant, ..Profile::default() })).await.unwrap();
+        };
+        let is_paused = |hosts: &Hosts, tenant| matches!(hosts.check(&host, tenant), Err(Blocked::Paused(_)));
+        for (proxies, is_for_all) in [([false; 2], true), ([false, true], false), ([true; 2], false)] {
+            let hosts = Hosts::new(Limits::default(), clock.clone());
+            for (tenant, has_proxy) in [16, 17].into_iter().zip(proxies) {
+                ask(&hosts, tenant, has_proxy).await;
+            }
+            let paused = [16, 17, 18].map(|tenant| is_paused(&hosts, tenant));
+            assert_eq!(paused, [true, true, is_for_all], "{proxies:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_to_a_paused_host_takes_nothing_of_a_rate() {
+        let (clock, host) = (Clock::system(), Host::new("a:80"));
+        let hosts = Hosts::new(Limits::default(), clock.clone());
+        let rate = RateLimit { requests_per_second: 0.001, ..RateLimit::default() };
+        let limited = Limited { job: Arc::new(JobRates::new(rate)), ..limited(Nowhere, &hosts, &clock) };
+        hosts.pause(&host, DEFAULT_NO, clock.now().plus(Duration::from_secs(60)), "asked");
+        for _ in 0..2 {
+            let failure = limited.start(&host).now_or_never().expect("it is known at once").unwrap_err();
+            assert!(failure.paused_until.is_some());
+        }
+        assert_eq!(limited.job.check(clock.now()), Ok(()));
     }
 
     #[tokio::test]

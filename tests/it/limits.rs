@@ -10,7 +10,7 @@ use crate::support::object::Object;
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{PATIENCE, Server, haul, until};
-use crate::support::spec::{download, download_as, fetch, group, job, millis, once, with_timeouts};
+use crate::support::spec::{download, download_as, fetch, group, job, millis, once, quick_retry, with_timeouts};
 
 async fn set_limits(server: &Server, limits: pb::Limits, paths: &[&str]) {
     let update_mask = Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() });
@@ -517,4 +517,39 @@ async fn tasks_that_wait_for_a_paused_host_are_counted_after_a_crash() {
     let request = pb::ResumeHostRequest { host: origin.address().to_string() };
     server.admin().resume_host(request).await.unwrap();
     assert_eq!(server.ended(&ids[1]).await.state(), JobState::Succeeded);
+}
+
+/// A host may be gone from here and not from a proxy: who goes by one does not share what others meet on their way.
+#[tokio::test]
+async fn who_goes_by_a_proxy_shares_no_failure_of_who_does_not() {
+    let (server, proxy, gone) = (Server::start().await, Origin::start(), Origin::start());
+    let url = gone.url("/a");
+    drop(gone);
+    proxy.reply("/a", Reply::ok("by the proxy").delay(Duration::from_millis(5)));
+    let retry = pb::RetryPolicy { max_attempts: Some(100), initial_backoff: Some(millis(20)), ..Default::default() };
+    let defaults = |retry, http| Some(pb::TaskOptions { retry: Some(retry), http, ..Default::default() });
+    let direct = pb::JobSpec {
+        defaults: defaults(retry, None),
+        group: Some(group(pb::GroupMode::Collect, 0)),
+        ..job(vec![fetch(&url); 300])
+    };
+    // Whoever comes last asks last, so that others have found the host gone by then.
+    let mut others = Vec::new();
+    for _ in 0..10 {
+        others.push(server.submit(direct.clone()).await);
+    }
+    let http = Some(pb::HttpOptions { proxy_url: proxy.url(""), ..Default::default() });
+    let by_proxy = pb::JobSpec { defaults: defaults(quick_retry(1), http), ..job(vec![fetch(&url); 100]) };
+    let is_open = async || {
+        let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
+        // Behind the eighth each is a probe, whose failure is shared.
+        let reason = |host: &pb::Host| host.pause_reason.clone();
+        hosts.iter().map(reason).any(|why| why.contains(" in a row failed") && !why.starts_with("8 "))
+    };
+    until(is_open).await;
+    let ended = server.run(by_proxy).await;
+    assert_eq!(ended.state(), JobState::Succeeded, "{:?}", ended.failure);
+    for job_id in others {
+        server.jobs().cancel_job(pb::CancelJobRequest { job_id, ..Default::default() }).await.unwrap();
+    }
 }

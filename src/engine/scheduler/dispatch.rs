@@ -80,7 +80,8 @@ impl Scheduler {
             }
             let Some(run) = jobs.get_mut(job) else { return Admission::Empty };
             let due = next.and_then(|next| ready(&run.job, next)).map_or(run.arrived, |ready| ready.max(run.set_going));
-            let share = |is_last| next.and_then(|next| shared(&runner.hosts, host, tenant, (next, due), is_last));
+            let direct = next.filter(|next| !has_proxy(&run.job, next));
+            let share = |is_last| direct.and_then(|next| shared(&runner.hosts, host, tenant, (next, due), is_last));
             let rates = tenant_rates.get(&tenant).map(|(_, rates)| rates);
             let (own, of_tenant) = (run.rates_allow(now), rates.map_or(Ok(()), |rates| rates.check(now)));
             if own.is_err() || of_tenant.is_err() {
@@ -268,6 +269,11 @@ impl Scheduler {
 /// Whether a task has left all bytes of its file: it needs no room to be finished.
 fn holds_all(task: &Queued, parts_gone: Option<Timestamp>) -> bool {
     task.row.as_ref().is_some_and(|row| row.holds_all(&task.spec.work, parts_gone))
+}
+
+/// Whether a task goes by a proxy of its own: a host may be gone from here and not from there.
+fn has_proxy(job: &Job, task: &Queued) -> bool {
+    [&job.spec.defaults.http, &task.spec.options.http].iter().any(|http| http.proxy_url.is_some())
 }
 
 /// Since when a task that is next could start, where that is known.
