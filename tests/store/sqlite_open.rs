@@ -10,7 +10,7 @@ use haul::model::job::Job;
 use haul::model::spec::JobSpec;
 use haul::model::tenant::Owner;
 use haul::model::time::Timestamp;
-use haul::store::sqlite::{Durability, OpenError, SqliteStore};
+use haul::store::sqlite::{Durability, OpenError, RootKeys, SqliteStore};
 use haul::store::{Batch, JobFilter, Store as _, Submission, Submitted, WriteStore as _};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
@@ -239,4 +239,34 @@ async fn a_task_that_cannot_be_read_holds_none_behind_it() {
     alter(dir.path(), "UPDATE tasks SET spec = '{\"work\":7}' WHERE id & 4294967295 = 1").await;
     let page = store.lane_page(job_id(1), 0, 0, 9, Timestamp(1)).await.unwrap();
     assert_eq!(page.tasks.iter().map(|task| task.index).collect::<Vec<_>>(), [0, 2]);
+}
+
+/// A first start that is cut, or finds the disk full, must not keep all others from starting.
+#[tokio::test]
+async fn a_key_file_without_a_key_is_written_anew() {
+    let key = |dir: &Path| fs::read_to_string(dir.join("haul.key")).unwrap();
+    for left in ["", " \n", "\0\0\0\0"] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("haul.key"), left).unwrap();
+        // As a start leaves it that is cut while it writes.
+        fs::write(dir.path().join("haul.key.new"), "0123").unwrap();
+        closed_store(dir.path()).await;
+        let made = key(dir.path());
+        assert_eq!(made.trim_end().len(), 64, "{left:?}");
+        assert_eq!(fs::metadata(dir.path().join("haul.key")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!dir.path().join("haul.key.new").exists());
+        closed_store(dir.path()).await;
+        assert_eq!(key(dir.path()), made);
+        // What is sealed by now needs the key that was there, unless it is given up.
+        fs::write(dir.path().join("haul.key"), left).unwrap();
+        assert!(matches!(refused(dir.path()).await, OpenError::Key { .. }));
+        let forget = RootKeys::Forgetting(Box::new(RootKeys::Beside));
+        let (_, writer) = SqliteStore::open_with(dir.path(), Durability::Full, &forget).await.unwrap();
+        Box::new(writer).close().await;
+        closed_store(dir.path()).await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("haul.key"), "a key that somebody has mistyped").unwrap();
+    assert!(matches!(refused(dir.path()).await, OpenError::Key { .. }));
+    assert_eq!(key(dir.path()), "a key that somebody has mistyped");
 }

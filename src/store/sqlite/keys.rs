@@ -1,11 +1,12 @@
 //! The keys of a data directory: the root key, which is outside the database, and the data keys, which it wraps there.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use sqlx::{Connection as _, SqliteConnection};
 use zeroize::Zeroizing;
 
@@ -18,6 +19,8 @@ use crate::vault::{Key, KeyNumber, Vault};
 
 /// The root key of a data directory that is told of no other.
 pub(super) const KEY_FILE: &str = "haul.key";
+/// Where it is written before it has its name.
+const NEW_KEY_FILE: &str = "haul.key.new";
 /// What a mode grants to who is neither the user nor of the group.
 const OTHERS: u32 = 0o007;
 /// The mode of what the server keeps.
@@ -106,7 +109,7 @@ impl Keyring {
         let (roots, forgets) = roots.split();
         let root = match roots {
             RootKeys::Unkept => Key::random(),
-            RootKeys::Beside if rows.is_empty() || (forgets && !dir.join(KEY_FILE).exists()) => make(dir)?,
+            RootKeys::Beside if (rows.is_empty() || forgets) && has_none(dir) => make(dir)?,
             _ => read(&source)?,
         };
         if rows.is_empty() {
@@ -168,7 +171,7 @@ impl Keyring {
         let root = match roots {
             RootKeys::Unkept => return Ok(()),
             // A start makes it.
-            RootKeys::Beside if (rows.is_empty() || forgets) && !dir.join(KEY_FILE).exists() => return Ok(()),
+            RootKeys::Beside if (rows.is_empty() || forgets) && has_none(dir) => return Ok(()),
             _ => read(&source)?,
         };
         let previous = previous(roots)?;
@@ -328,20 +331,35 @@ fn keep_others_from(source: &KeySource, is_own: bool) {
     }
 }
 
-/// Makes the root key in the data directory. One that is there was made by a start that was cut.
-fn make(dir: &Path) -> Result<Key, OpenError> {
+/// Whether no key lies in the data directory. A file without one is as good as none: an older version left it where its first
+/// start was cut, or found the disk full.
+fn has_none(dir: &Path) -> bool {
     let path = dir.join(KEY_FILE);
-    let unwritable = |error| OpenError::Unwritable { path: dir.to_owned(), error };
-    let key = Key::random();
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-        Ok(mut file) => {
-            let mut text = key.digits();
-            text.push('\n');
-            file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(unwritable)?;
-            File::open(dir).and_then(|dir| dir.sync_all()).map_err(unwritable)?;
-            Ok(key)
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => read(&KeySource::File(path)),
-        Err(error) => Err(unwritable(error)),
+    match text_of(&KeySource::File(path.clone())) {
+        // Zeros are what a power cut leaves of what was written.
+        Ok(text) => text.bytes().all(|byte| byte == 0 || byte.is_ascii_whitespace()),
+        // What cannot be read is told as that.
+        Err(_) => fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound),
     }
+}
+
+/// Makes the root key in the data directory. It has its name once it is there whole: a start that is cut, or finds the disk full,
+/// leaves none, and the next one makes another.
+fn make(dir: &Path) -> Result<Key, OpenError> {
+    let (new, path) = (dir.join(NEW_KEY_FILE), dir.join(KEY_FILE));
+    let key = Key::random();
+    let mut text = key.digits();
+    text.push('\n');
+    let write = || {
+        // What a start left that was cut is written anew.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(OWN).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        let mut file = options.open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|error| OpenError::Unwritable { path: dir.to_owned(), error })?;
+    Ok(key)
 }

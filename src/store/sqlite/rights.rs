@@ -16,7 +16,7 @@ const DATABASE: &str = "haul.db";
 /// The files of the database, by name; each is there only at times.
 const OF_DATABASE: [&str; 4] = [DATABASE, "haul.db-wal", "haul.db-shm", "haul.db-journal"];
 /// The other files of a data directory, by name.
-const OTHERS: [&str; 4] = ["haul.key", "haul.lock", "haul.probe", "haul.reserve"];
+const OTHERS: [&str; 5] = ["haul.key", "haul.key.new", "haul.lock", "haul.probe", "haul.reserve"];
 /// Its directories, by name: of the bodies of responses, and of parts of downloads whose tasks are retried.
 const DIRECTORIES: [&str; 2] = ["content", "partials"];
 /// What a mode grants to who is not the user of the directory.
