@@ -346,3 +346,25 @@ async fn page_tokens_are_signed_with_a_key_of_the_store() {
     // As version 1 made it, for who knows the name of the node.
     assert!(store.page_tokens().read_task(b"job=1", "AQIAABJnnXYmcS8JMDg").is_err());
 }
+
+/// How far it came is a row as any other: damage in it must not keep secrets for ever.
+#[tokio::test]
+async fn upkeep_whose_note_is_damaged_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Full).await.unwrap();
+    fill(&mut writer, &store).await;
+    let ended = Job { state: JobState::Failed, end_time: Some(Timestamp(10)), ..secret_job(1) };
+    commit(&mut writer, Batch { jobs: vec![Arc::new(ended)], ..Batch::default() }).await;
+    commit(&mut writer, Batch { new_data_key: true, ..Batch::default() }).await;
+    keep_up(&mut writer).await;
+    for note in ["sealing", "secrets_erased"] {
+        sql(dir.path(), &format!("REPLACE INTO settings (key, value) VALUES ('{note}', '{{\"plain\":f')")).await;
+    }
+    assert!(store.sealing().await.unwrap().rows_left > 0);
+    writer.retain(Retention { secrets: Some(std::time::Duration::from_secs(1)), ..Retention::default() });
+    // First all is sealed, then what has been kept long enough is erased.
+    keep_up(&mut writer).await;
+    keep_up(&mut writer).await;
+    assert_eq!(store.sealing().await.unwrap().rows_left, 0);
+    assert!(store.job(job_id(1)).await.unwrap().unwrap().secrets_gone);
+}

@@ -12,6 +12,7 @@ use crate::model::bag::{Bagged, erase};
 use crate::model::ids::TaskIndex;
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::time::Timestamp;
+use crate::store::StoreError;
 use crate::store::sqlite::columns::job_id;
 use crate::store::sqlite::errors::Fault;
 use crate::store::sqlite::lines::parse;
@@ -26,7 +27,7 @@ const BYTES_MAX: usize = 4 << 20;
 
 /// How far it came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Progress {
+pub(super) struct Progress {
     /// The end of the job that was looked at last, and its number.
     end: i64,
     no: i64,
@@ -84,7 +85,10 @@ pub(super) async fn piece(
 async fn load(conn: &mut SqliteConnection) -> Result<Progress, Fault> {
     let sql = "SELECT value FROM settings WHERE key = 'secrets_erased'";
     let text: Option<Text> = sqlx::query_scalar(sql).fetch_optional(conn).await?;
-    Ok(text.map(|text| parse(text, "how far secrets are erased")).transpose()?.unwrap_or_default())
+    // Where that is damaged, all are looked at again: what is erased stays as it is.
+    let read = |text: Text| parse::<Progress>(text, "how far secrets are erased");
+    let told = |error: &StoreError| tracing::error!("{error}; it begins anew");
+    Ok(text.and_then(|text| read(text).inspect_err(told).ok()).unwrap_or_default())
 }
 
 /// Erases what stands in the job itself.

@@ -17,11 +17,13 @@ use crate::model::ids::TaskIndex;
 use crate::model::job::Job;
 use crate::model::limits::LimitsPatch;
 use crate::model::tenant::Tenant;
+use crate::store::sqlite::expiry;
 use crate::store::sqlite::lines::{Page, judge, page_of, value};
 use crate::store::sqlite::rows::{
     JobLine, StateLine, TaskLine, job_text, state_or_null, state_text, task_bytes, task_text,
 };
 use crate::store::sqlite::text::Text;
+use crate::store::sqlite::upkeep;
 
 /// Rows of a page.
 const ROWS_MAX: u32 = 4096;
@@ -177,6 +179,10 @@ pub(super) async fn illegible(conn: &mut SqliteConnection) -> Result<Vec<String>
     found.extend(texts(conn, json, parses::<AuditRow>).await?);
     let json = "SELECT 'setting ' || key, CAST(value AS BLOB) FROM settings WHERE key = 'limits'";
     found.extend(texts(conn, json, parses::<LimitsPatch>).await?);
+    let json = "SELECT 'setting ' || key, CAST(value AS BLOB) FROM settings WHERE key = 'sealing'";
+    found.extend(texts(conn, json, parses::<upkeep::Progress>).await?);
+    let json = "SELECT 'setting ' || key, CAST(value AS BLOB) FROM settings WHERE key = 'secrets_erased'";
+    found.extend(texts(conn, json, parses::<expiry::Progress>).await?);
     Ok(found)
 }
 

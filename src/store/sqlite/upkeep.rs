@@ -55,6 +55,21 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// From the first row on.
+    fn anew(plain: bool) -> Progress {
+        let mut progress = Progress { plain, stage: Stage::Jobs, before: (0, String::new()) };
+        progress.to(Stage::Jobs);
+        progress
+    }
+
+    /// Reads what is noted. Where that is damaged, nobody knows how far it came, and whether anything is plain.
+    fn read(text: &Text) -> Progress {
+        parse(text, "how far secrets are sealed").unwrap_or_else(|error| {
+            tracing::error!("{error}; all of them are looked at again");
+            Progress::anew(true)
+        })
+    }
+
     fn to(&mut self, stage: Stage) {
         self.stage = stage;
         self.before = (i64::MAX, String::new());
@@ -83,17 +98,14 @@ impl Progress {
 /// Begins anew: everything is to be sealed with the present key. `plain`: rows may be plain. What was plain before still may be.
 pub(super) async fn begin(conn: &mut SqliteConnection, plain: bool) -> Result<(), sqlx::Error> {
     let plain = plain || load(conn).await?.is_some_and(|progress| progress.plain);
-    let mut progress = Progress { plain, stage: Stage::Jobs, before: (0, String::new()) };
-    progress.to(Stage::Jobs);
-    store(conn, &progress).await
+    store(conn, &Progress::anew(plain)).await
 }
 
 /// Returns how far it came; `None`: there is nothing to do.
 pub(super) async fn load(conn: &mut SqliteConnection) -> Result<Option<Progress>, sqlx::Error> {
     let sql = "SELECT value FROM settings WHERE key = 'sealing'";
     let text: Option<Text> = sqlx::query_scalar(sql).fetch_optional(conn).await?;
-    text.map(|text| serde_json::from_slice(text.as_ref()).map_err(|error| sqlx::Error::Decode(Box::new(error))))
-        .transpose()
+    Ok(text.as_ref().map(Progress::read))
 }
 
 async fn store(conn: &mut SqliteConnection, progress: &Progress) -> Result<(), sqlx::Error> {
@@ -147,7 +159,7 @@ pub(super) async fn left(reader: &Reader) -> Result<Sealing, StoreError> {
     let found: Option<(Text,)> = reader.first(ask).await?;
     let mut sealing = Sealing { rows_left: 0, data_key: reader.vault.current() };
     let Some((text,)) = found else { return Ok(sealing) };
-    let mut progress: Progress = parse(&text, "how far secrets are sealed")?;
+    let mut progress = Progress::read(&text);
     while !progress.is_through() {
         let (number, text) = &progress.before;
         let (number, page) = (*number, text.parse::<i64>().unwrap_or(0));
