@@ -155,3 +155,19 @@ async fn old_rows_go_while_no_new_one_comes() {
     assert_eq!(writer.upkeep(Timestamp(99 * second)).await.unwrap(), Upkeep::Rest);
     assert_eq!(taken(dir.path()).await.2, 3_101);
 }
+
+/// The clock of a machine may be years ahead until it is set, and what was written then is the oldest all the same.
+#[tokio::test]
+async fn rows_of_a_clock_that_was_ahead_do_not_hold_those_behind_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+    let second = 1_000_000;
+    writer.retain(Retention { audit: Duration::from_secs(10), ..Retention::default() });
+    add(&mut writer, 5, 1_000_000 * second).await;
+    add(&mut writer, 300, second).await;
+    add(&mut writer, 10, 5 * second).await;
+    while writer.upkeep(Timestamp(12 * second)).await.unwrap() == Upkeep::More {}
+    assert_eq!(taken(dir.path()).await.1, 306, "those of second 1 have been kept long enough");
+    let verified = verify_audit(dir.path(), &RootKeys::Beside, None).await.unwrap();
+    assert_eq!(verified.wrong, Vec::<String>::new());
+}

@@ -233,9 +233,11 @@ async fn read_bytes(conn: &mut SqliteConnection, vault: &Vault) -> Result<u64, F
     Ok(bytes + u64::try_from(since).unwrap_or_default())
 }
 
-/// The time of the oldest row.
+/// The time of the oldest row, as far as rows are looked at to remove some. The first one need not be that: while it was written
+/// the clock may have been ahead, and it must not hold those behind it for years.
 async fn oldest(conn: &mut SqliteConnection) -> Result<Option<i64>, sqlx::Error> {
-    sqlx::query_scalar("SELECT time FROM audit ORDER BY seq LIMIT 1").fetch_optional(conn).await
+    let sql = "SELECT min(time) FROM (SELECT time FROM audit ORDER BY seq LIMIT ?1 + 0)";
+    sqlx::query_scalar(sql).bind(PRUNED_AT_ONCE as i64).fetch_one(conn).await
 }
 
 /// A row that is removed last, its digest, and the bytes of all that are.
@@ -243,7 +245,7 @@ type Pruned = (i64, Vec<u8>, i64);
 
 /// Removes the oldest rows, where they are older than `time` or among the first `surplus` bytes. Returns what they took.
 async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, surplus: u64, limit: i64) -> Result<u64, Fault> {
-    // Mostly none is: then the oldest one is all that is looked at.
+    // Mostly none is: then their times are all that is looked at.
     if surplus == 0 && oldest(conn).await?.is_none_or(|oldest| oldest >= time) {
         return Ok(0);
     }
