@@ -18,9 +18,9 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Tasks that have not ended.
+    /// Tasks that have not ended. A row whose numbers are damaged may say that there are more than a job can have.
     pub fn unfinished(&self) -> u32 {
-        self.pending + self.running + self.backing_off
+        self.pending.saturating_add(self.running).saturating_add(self.backing_off)
     }
 
     /// The count of one state.
@@ -60,5 +60,16 @@ impl Counts {
     pub fn added(&mut self, count: u32) {
         self.total += count;
         self.pending += count;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_there_can_be_are_not_none() {
+        let counts = Counts { pending: 1, running: u32::MAX, ..Counts::default() };
+        assert_eq!(counts.unfinished(), u32::MAX);
     }
 }

@@ -216,7 +216,7 @@ impl Task {
             }
             (S::Running, TaskEvent::GivenBack(fence)) if fence == self.fence => {
                 next.state = S::Pending;
-                next.attempts -= 1;
+                next.attempts = self.attempts.saturating_sub(1);
                 next.crashes = Crashes::default();
             }
             (S::Running, TaskEvent::Crashed) => {
@@ -225,7 +225,7 @@ impl Task {
                     next.end(S::Failed, Some(poisonous(&why, self.attempts)), now);
                 } else {
                     next.state = S::Pending;
-                    next.attempts -= 1;
+                    next.attempts = self.attempts.saturating_sub(1);
                 }
             }
             (S::Pending | S::Running | S::BackingOff, TaskEvent::Cancelled(error)) => {
@@ -306,6 +306,15 @@ mod tests {
             assert_eq!(task.state == TaskState::Failed, crash == CRASHES_MAX);
         }
         assert_eq!(task.error.unwrap().reason, FailureReason::Internal);
+    }
+
+    /// A claim whose numbers are damaged is a row as any other.
+    #[test]
+    fn an_attempt_that_was_not_counted_is_given_back_all_the_same() {
+        for event in [TaskEvent::GivenBack(7), TaskEvent::Crashed] {
+            let task = Task { attempts: 0, ..task(TaskState::Running) };
+            assert_eq!(task.apply(event, Timestamp(5)).unwrap().attempts, 0);
+        }
     }
 
     /// As where other work always comes before it, or another task always brings the server down in between.

@@ -1,9 +1,14 @@
 //! Rows that cannot be read: they are left out, however many stand together, and hold nothing else.
 
+use std::sync::Arc;
+
+use haul::model::job::{Job, JobState};
 use haul::model::task::{Task, TaskState};
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, SqliteStore};
-use haul::store::{Batch, DueTask, JobFilter, Store as _, TaskMove, TaskQuery, TaskRow, WriteStore as _};
+use haul::store::{
+    Batch, Content, DueTask, JobFilter, NewPage, Store as _, TaskMove, TaskQuery, TaskRow, WriteStore as _,
+};
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use super::support::*;
@@ -220,5 +225,31 @@ async fn rows_that_cannot_be_read_end_no_list() {
         found.reverse();
         assert_eq!(found, all, "how a task ended is told whatever became of what it was");
         assert!(rig.store.visit(job_id(5)).await.is_err(), "who asks for it alone is told");
+    }
+}
+
+/// How many bytes a page has is a number as any other, and a sum of damaged ones fits into none.
+#[tokio::test]
+async fn pages_of_a_damaged_size_are_purged() {
+    for bytes in ["9223372036854775807", "-9", "'x'"] {
+        let mut rig = Rig::new::<Sqlite>().await;
+        rig.job_of(1, 1).await;
+        let page = |page| NewPage {
+            id: task_id(1, 0),
+            page,
+            first_item: 0,
+            items: 0,
+            content: Content::Inline("x".into()),
+            next: None,
+        };
+        rig.commit(Batch { pages: (0..3).map(page).collect(), ..Batch::default() }).await;
+        let ended = Job { state: JobState::Failed, end_time: Some(Timestamp(4)), ..job(1, 1) };
+        rig.commit(Batch { jobs: vec![Arc::new(ended)], deletions: vec![job_id(1)], ..Batch::default() }).await;
+        damage(&rig, format!("UPDATE pages SET bytes = {bytes}")).await;
+        let mut pieces = 0;
+        while !rig.commit(Batch { purges: vec![(job_id(1), 100)], ..Batch::default() }).await.purges[0].is_gone {
+            pieces += 1;
+            assert!(pieces < 10, "it comes to no end");
+        }
     }
 }

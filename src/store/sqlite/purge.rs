@@ -83,10 +83,12 @@ struct Wanted {
     is_cut: bool,
 }
 
-/// Bodies take time by their bytes: each page of the file that they fill is read once.
+/// Bodies take time by their bytes: each page of the file that they fill is read once. What is noted of these may be damaged, and
+/// must not keep the job for ever.
 async fn pages_within(conn: &mut SqliteConnection, no: i64, rows_max: u64) -> Result<Wanted, Fault> {
     let sql = "SELECT count(*), count(*) FILTER (WHERE before < ?4) FROM (SELECT sum(stored) OVER (ROWS UNBOUNDED PRECEDING) \
-         - stored AS before FROM (SELECT CASE WHEN body IS NULL THEN 0 ELSE bytes END AS stored FROM pages \
+         - stored AS before FROM (SELECT CASE WHEN body IS NULL THEN 0 ELSE min(max(CAST(bytes AS INTEGER), 0), ?4) END AS stored \
+         FROM pages \
          WHERE task BETWEEN ?1 AND ?2 ORDER BY task, page LIMIT ?3 + 0))";
     let (all, rows): (i64, i64) = sqlx::query_as(sql)
         .bind(key(no, 0))
