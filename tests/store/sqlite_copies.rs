@@ -33,6 +33,7 @@ async fn filled(dir: &Path) -> (Arc<SqliteStore>, SqliteWriter) {
     done.state = JobState::Running;
     let task = claim_of(task_id(1, 0), &TaskRow::default().task, 1).task;
     let task = task.apply(succeeded(&task), Timestamp(2)).unwrap();
+    let row = TaskRow { task, outcome: Some(Arc::new(fetched("https://a.example/x"))), ..TaskRow::default() };
     let content = Content::File { name: "0".into(), bytes: 5 };
     let page = NewPage { id: task_id(1, 0), page: 0, first_item: 0, items: 0, content, next: None };
     let inline = NewPage { page: 1, content: Content::Inline("more".into()), ..page.clone() };
@@ -40,7 +41,7 @@ async fn filled(dir: &Path) -> (Arc<SqliteStore>, SqliteWriter) {
         &mut writer,
         Batch {
             pages: vec![page, inline],
-            moves: vec![TaskMove { id: task_id(1, 0), row: TaskRow { task, ..TaskRow::default() } }],
+            moves: vec![TaskMove { id: task_id(1, 0), row }],
             events: vec![ended_event(task_id(1, 0), 1)],
             lane_heads: vec![(job_id(1), 0, 1)],
             jobs: vec![Arc::new(done)],
@@ -178,6 +179,23 @@ async fn a_backup_says_which_files_are_missing() {
     assert_eq!(audit(&to, &RootKeys::default()).await.unwrap().len(), 1);
 }
 
+/// The files of pages that are not to be kept go before their rows, and the server may be killed in between.
+#[tokio::test]
+async fn pages_that_are_being_dropped_are_not_missing() {
+    let parent = tempfile::tempdir().unwrap();
+    let (dir, to) = (parent.path().join("data"), parent.path().join("copy"));
+    let (_store, _writer) = filled(&dir).await;
+    let folder = PathBuf::from("content").join(job_id(1).to_string());
+    fs::write(dir.join(&folder).join("0-dropped"), "").unwrap();
+    fs::remove_file(dir.join(&folder).join("0-0")).unwrap();
+    let found = audit(&dir, &RootKeys::default()).await.unwrap();
+    assert_eq!(found, Vec::<String>::new());
+    let copied = backup(&dir, &to, true).await.unwrap();
+    assert_eq!(copied.missing, Vec::<PathBuf>::new());
+    assert!(to.join(&folder).join("0-dropped").exists(), "a server on the copy knows of it");
+    assert_eq!(audit(&to, &RootKeys::default()).await.unwrap(), Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn a_check_changes_nothing() {
     let parent = tempfile::tempdir().unwrap();
@@ -228,6 +246,26 @@ async fn a_check_finds_what_is_wrong() {
             "UPDATE jobs SET moving = json_set(moving, '$.ended_bytes', 9); DELETE FROM tenant_usage",
             "stores another number of bytes",
         ),
+        ("UPDATE jobs SET moving = json_remove(moving, '$.sequence')", "another number of them than its sequence"),
+        ("UPDATE jobs SET deleted = 2", "neither there nor deleted"),
+        ("UPDATE jobs SET end_time = 9 WHERE deleted = 0", "has one and has not ended"),
+        ("UPDATE jobs SET state = 6 WHERE deleted = 0", "ended without a time of its end"),
+        ("UPDATE jobs SET state = 6, end_time = 9 WHERE deleted = 0", "not all of its tasks have"),
+        ("UPDATE task_states SET state = 3, due = NULL", "is never due"),
+        ("UPDATE task_states SET end_time = NULL", "without a time of its end"),
+        ("UPDATE task_states SET outcome = NULL", "without a result"),
+        ("UPDATE events SET kind = 9 WHERE kind = 2", "cannot be shown"),
+        ("UPDATE events SET snapshot = NULL WHERE kind = 2", "cannot be shown"),
+        ("UPDATE events SET task = NULL WHERE kind = 1", "cannot be shown"),
+        ("UPDATE events SET time = 'x'", "cannot be shown"),
+        ("DELETE FROM pages WHERE page = 0", "a gap in its pages"),
+        ("UPDATE bodies SET data = x'00'", "a body of another size"),
+        ("UPDATE requests SET digest = x'00'", "a digest that is none"),
+        ("DELETE FROM data_keys WHERE purpose = 2", "data key for purpose 2 is not there"),
+        ("UPDATE job_specs SET sealed = x'01000000630000'", "sealed with a key that is not there"),
+        ("INSERT INTO audit VALUES (1, 'x', '{}', x'00')", "row 1 of the audit cannot be read"),
+        ("INSERT INTO settings VALUES ('sealing', '{')", "setting sealing cannot be read"),
+        ("INSERT INTO settings VALUES ('secrets_erased', '{')", "setting secrets_erased cannot be read"),
         ("DELETE FROM job_specs", "no spec"),
         ("DELETE FROM tasks WHERE id IN (SELECT id FROM claims)", "claim"),
         ("DELETE FROM lanes", "has no lane"),

@@ -13,7 +13,7 @@ use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 
 use crate::store::sqlite::beside::has_tables;
 use crate::store::sqlite::columns::job_id;
-use crate::store::sqlite::contents::{CONTENTS, ContentRow, content_path, is_kept};
+use crate::store::sqlite::contents::{CONTENTS, ContentRow, content_path, dropping_path, is_kept, is_named};
 use crate::store::sqlite::keys::KEY_FILE;
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::schema;
@@ -85,7 +85,8 @@ pub async fn backup(from: &Path, to: &Path, with_key: bool) -> Result<BackedUp, 
     Ok(copied)
 }
 
-/// Copies what the snapshot names. A job that was deleted since has lost its files: it is deleted in the copy too.
+/// Copies what the snapshot names. A job that was deleted since has lost its files: it is deleted in the copy too. So has a task
+/// whose pages are dropped, which the copy notes.
 async fn copy_contents(
     from: &Path,
     to: &Path,
@@ -96,9 +97,10 @@ async fn copy_contents(
     let mut done = BackedUp::default();
     let rows: Vec<ContentRow> = sqlx::query_as(CONTENTS).fetch_all(&mut *copy).await.map_err(sql)?;
     let mut folder = PathBuf::new();
-    for (id, task, page, _) in rows {
-        let job = job_id(&id).map_err(|error| BackupError::Snapshot(error.to_string()))?;
-        let path = content_path(job, task, page);
+    for row in rows {
+        let (id, task, page, _) = &row;
+        let job = job_id(id).map_err(|error| BackupError::Snapshot(error.to_string()))?;
+        let path = content_path(job, *task, *page);
         let target = to.join(&path);
         let write = |error| BackupError::Write { path: target.clone(), error };
         if path.parent() != Some(&folder) {
@@ -108,20 +110,14 @@ async fn copy_contents(
         match copy_file(&from.join(&path), &target) {
             Ok(()) => done.content_files += 1,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if is_kept(live, &id).await.map_err(sql)? {
-                    done.missing.push(path);
+                let dropping = dropping_path(job, *task);
+                if !is_kept(live, id).await.map_err(sql)? {
+                    delete(copy, id).await.map_err(sql)?;
+                } else if from.join(&dropping).exists() || !is_named(live, &row).await.map_err(sql)? {
+                    // A server on the copy ends the task as the one here does, or did.
+                    private(&to.join(dropping)).and_then(|file| file.sync_all()).map_err(write)?;
                 } else {
-                    // As a deletion does: a request that is repeated makes a new one.
-                    sqlx::query("DELETE FROM requests WHERE job = (SELECT no FROM jobs WHERE id = ?1)")
-                        .bind(id.as_slice())
-                        .execute(&mut *copy)
-                        .await
-                        .map_err(sql)?;
-                    sqlx::query("UPDATE jobs SET deleted = 1, expire_time = NULL WHERE id = ?1")
-                        .bind(id.as_slice())
-                        .execute(&mut *copy)
-                        .await
-                        .map_err(sql)?;
+                    done.missing.push(path);
                 }
             }
             Err(error) => return Err(write(error)),
@@ -130,11 +126,27 @@ async fn copy_contents(
     Ok(done)
 }
 
+/// Deletes a job in the copy, as a deletion does: a request that is repeated makes a new one.
+async fn delete(copy: &mut SqliteConnection, id: &[u8]) -> Result<(), sqlx::Error> {
+    for sql in [
+        "DELETE FROM requests WHERE job = (SELECT no FROM jobs WHERE id = ?1)",
+        "UPDATE jobs SET deleted = 1, expire_time = NULL WHERE id = ?1",
+    ] {
+        sqlx::query(sql).bind(id).execute(&mut *copy).await?;
+    }
+    Ok(())
+}
+
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = File::open(from)?;
     let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
     io::copy(&mut source, &mut target)?;
     target.sync_all()
+}
+
+/// Makes an empty file, unless it is there: each page of a task may ask for it.
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 /// A directory that goes with everything in it, unless it is published.

@@ -18,6 +18,24 @@ pub(super) fn content_path(job: JobId, task: u32, page: u32) -> PathBuf {
     Path::new("content").join(job.to_string()).join(format!("{task}-{page}"))
 }
 
+/// The path of the file that says that the pages of a task are being dropped, as `files` has it: their files go before their
+/// rows.
+pub(super) fn dropping_path(job: JobId, task: u32) -> PathBuf {
+    Path::new("content").join(job.to_string()).join(format!("{task}-dropped"))
+}
+
+/// Whether the row of a page is there still. A running server may have dropped the pages of its task since it was read.
+pub(super) async fn is_named(
+    conn: &mut SqliteConnection,
+    (id, task, page, _): &ContentRow,
+) -> Result<bool, sqlx::Error> {
+    let sql = "SELECT 1 FROM jobs j CROSS JOIN pages p ON p.task = ((j.no << 32) | ?2) AND p.page = ?3 \
+               WHERE j.id = ?1 AND j.deleted = 0";
+    let named: Option<i64> =
+        sqlx::query_scalar(sql).bind(id.as_slice()).bind(task).bind(page).fetch_optional(conn).await?;
+    Ok(named.is_some())
+}
+
 /// Whether a job is there and not deleted, so that its files must be there. A running server may have deleted it since
 /// it was read.
 pub(super) async fn is_kept(conn: &mut SqliteConnection, id: &[u8]) -> Result<bool, sqlx::Error> {

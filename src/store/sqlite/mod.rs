@@ -44,6 +44,7 @@ mod reserve;
 mod rights;
 mod room;
 mod rows;
+mod rules;
 mod schema;
 mod script;
 mod sealed;
