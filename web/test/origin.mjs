@@ -21,6 +21,10 @@ export async function startOrigin() {
         return end(503, { "retry-after": argument }, "later\n");
       case "json":
         return end(200, { "content-type": "application/json" }, JSON.stringify({ name: "haul", list: [1, 2, { deep: true }], none: null }));
+      case "large":
+        return end(200, { "content-type": "application/json" }, '{"id": 9007199254740993, "text": "1"}');
+      case "exact":
+        return end(200, { "content-type": "application/json" }, '{"id": 1234.5, "text": "9007199254740993 \\" 1e999"}');
       case "png":
         return end(200, { "content-type": "image/png" }, PNG);
       case "html":

@@ -734,6 +734,96 @@ test("lists of other programs are submitted, and what is wrong in them is told",
     await at(page, "job", '[data-state="succeeded"]').waitFor();
   }));
 
+test("a list whose sending is cut is one job, whose rest the next press adds", () =>
+  withPage(async (page, open) => {
+    let calls = 0;
+    await page.route("**/tasks:import?*", async (route) => {
+      if (++calls > 1) return route.continue();
+      // All of it came, and the answer did not.
+      await route.fetch();
+      await route.abort();
+    });
+    await open("/submit");
+    await at(page, "submit-urls").fill(`${origin.url("ok/a")}\n  out=cut-1.bin\n${origin.url("ok/b")}\n  out=cut-2.bin\n`);
+    await at(page, "submit-title").fill("list that is cut");
+    await at(page, "submit-send").click();
+    assert.match(await text(page, "error"), /cannot be reached.*press Submit again/s);
+    await at(page, "submit-send").click();
+    await at(page, "job", '[data-state="succeeded"]').waitFor();
+    assert.equal(await counted(page, "count-succeeded"), 2);
+    assert.equal((await server.call("GET", "/v1/jobs?search=list+that+is+cut")).jobs.length, 1);
+    await page.unrouteAll({ behavior: "ignoreErrors" });
+  }));
+
+test("an answer that comes behind the end of a job does not undo it", () =>
+  withPage(async (page, open) => {
+    const id = await server.submit({ title: "ends before an answer", tasks: [fetchOf(origin.url("hang"))] });
+    const older = gate();
+    const isHeld = gate();
+    await open(`/jobs/${id}`);
+    await at(page, "job", '[data-state="running"]').waitFor();
+    // The page asks again and again why tasks wait.
+    await page.route("**/haul.v1.JobService/GetJob", async (route) => {
+      const response = await route.fetch();
+      isHeld.open();
+      await older.passed;
+      await route.fulfill({ response }).catch(() => {});
+    });
+    await isHeld.passed;
+    await server.call("POST", `/v1/jobs/${id}:cancel`, {});
+    await at(page, "job", '[data-state="cancelled"]').waitFor();
+    const answered = page.waitForEvent("requestfinished", (it) => it.url().endsWith("/GetJob"));
+    older.open();
+    await answered;
+    await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))));
+    assert.equal(await at(page, "job").getAttribute("data-state"), "cancelled");
+    await page.unrouteAll({ behavior: "ignoreErrors" });
+  }));
+
+test("an action on all of a list by the end leaves alone what goes on", async () => {
+  const own = await startServer();
+  try {
+    const running = await own.submit({ title: "goes on", tasks: [fetchOf(origin.url("hang"))] });
+    for (let at = 0; at < 60; at++) await own.wait(await own.submit({ title: `ended ${at}`, tasks: [fetchOf(origin.url("ok"))] }));
+    await withPage(
+      async (page, open) => {
+        await open("/jobs?order=end_time");
+        await at(page, "select-all").click();
+        await at(page, "select-matching").click();
+        await at(page, "bulk-cancel").click();
+        await page.getByText("None of these jobs can be cancelled now.").waitFor();
+        assert.equal((await own.call("GET", `/v1/jobs/${running}`)).job.state, "JOB_STATE_RUNNING");
+      },
+      { on: own },
+    );
+  } finally {
+    await own.stop();
+  }
+});
+
+test("an attempt that was stopped has not succeeded", () =>
+  withPage(async (page, open) => {
+    const id = await server.submit({ title: "stopped", tasks: [fetchOf(origin.url("hang"))] });
+    await open(`/jobs/${id}/tasks/0`);
+    await at(page, "task", '[data-state="running"]').waitFor();
+    await server.call("POST", `/v1/jobs/${id}:pause`, {});
+    await at(page, "attempt-row", '[data-number="1"]').waitFor();
+    assert.match(await text(page, "attempt-row"), /stopped before its end/);
+    await server.call("POST", `/v1/jobs/${id}:cancel`, {});
+  }));
+
+test("numbers of a content are shown as they came", () =>
+  withPage(async (page, open) => {
+    const id = await server.submit({ title: "large numbers", tasks: [fetchOf(origin.url("large")), fetchOf(origin.url("exact"))] });
+    await server.wait(id);
+    for (const [index, kind, part] of [[0, "text", "9007199254740993"], [1, "json", "1234.5"]]) {
+      await open(`/jobs/${id}/tasks/${index}`);
+      await at(page, "task-preview").click();
+      assert.equal(await at(page, "preview").getAttribute("data-kind"), kind);
+      assert.match(await text(page, "preview"), new RegExp(part));
+    }
+  }));
+
 test("a label of any text leads to the jobs that have it", () =>
   withPage(async (page, open) => {
     const id = await server.submit({ title: "labelled", labels: { note: "a,b=c" }, tasks: [fetchOf(origin.url("ok"))] });

@@ -23,12 +23,20 @@ export function judge(bytes: Uint8Array, isWhole: boolean, total: number): Conte
   if (text === null) return { kind: "hex", text: hex(bytes.subarray(0, HEX_BYTES)) };
   if (isWhole && /^\s*[[{]/.test(text)) {
     try {
-      return { kind: "json", value: JSON.parse(text) };
+      const value = JSON.parse(text);
+      // A number that a script would round is shown as it came.
+      return isExact(text) ? { kind: "json", value } : { kind: "text", text };
     } catch {
       // It is text that looks like JSON.
     }
   }
   return { kind: "text", text };
+}
+
+// Whether a script's numbers are those of a JSON document: of more digits they would be others.
+function isExact(json: string): boolean {
+  const outside = json.replace(/"(?:[^"\\]|\\.)*"/g, '""');
+  return (outside.match(/-?\d[\d.eE+-]*/g) ?? []).every((it) => it.replace(/[eE].*|[-.]/g, "").length < 16 && Number.isFinite(Number(it)));
 }
 
 function imageType(bytes: Uint8Array): string | null {

@@ -90,6 +90,6 @@ export function command(tool: Tool, job: JobSpec, origin: string): string {
       return `grpcurl ${protocol === "https:" ? "" : "-plaintext "}-d ${body} ${host.includes(":") ? host : `${host}:443`} haul.v1.JobService/SubmitJob`;
     }
     case "haul":
-      return isLong ? `haul --server ${origin} submit -f job.json` : `echo ${quoted(json)} | haul --server ${origin} submit -f -`;
+      return isLong ? `haul --server ${origin} submit -f job.json` : `printf %s ${quoted(json)} | haul --server ${origin} submit -f -`;
   }
 }

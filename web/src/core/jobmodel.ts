@@ -23,6 +23,8 @@ export class JobModel {
   // Counts what happened, for pages that then ask again.
   readonly sequence = signal(0n);
   #pending: Job | null = null;
+  // The sequence of the newest job that was told.
+  #told = 0n;
   #active: Task[] | null = null;
   #ended = new Map<number, Task>();
   #rates: number[] = [];
@@ -83,6 +85,7 @@ export class JobModel {
         if (event.case === "synced" && !isThere) return this.#miss();
         if (event.case !== "job" || event.value.jobId !== this.id) continue;
         isThere = true;
+        this.#change(event.value);
         if (!hasEnded(event.value.state)) return true;
       }
     } finally {
@@ -96,7 +99,8 @@ export class JobModel {
   async #readWaits(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       await this.#read(signal).catch(() => {});
-      if (hasEnded(this.job.peek()?.state ?? JobState.RUNNING)) return;
+      // What is read is drawn with the next frame.
+      if (hasEnded((this.#pending ?? this.job.peek())?.state ?? JobState.RUNNING)) return;
       await sleep(WAITS_MS, signal);
     }
   }
@@ -151,7 +155,10 @@ export class JobModel {
     draw("job-sequence", () => (this.sequence.value = sequence));
   }
 
+  // An answer may come behind an event that is newer than it: a job that has ended would run again for ever.
   #change(job: Job): void {
+    if (job.sequence < this.#told) return;
+    this.#told = job.sequence;
     if (job.sequence > this.sequence.peek()) this.#tellSequence(job.sequence);
     const before = this.#pending ?? this.job.peek();
     this.#pending = before ? join(before, job) : job;

@@ -20,7 +20,11 @@ export function kindOf(text: string): ListKind {
   return lines.length && lines.every((it) => it.trim().startsWith("{")) ? "json" : "urls";
 }
 
-// Adds the tasks of a list to an open job. Fails with what the server says of the first line that it cannot read.
+// What the server found wrong with a list. Anything else is no fault of the list: it may be sent again.
+export class ListFault extends Error {}
+
+// Adds the tasks of a list to an open job, each once, however often it is sent. Fails with what the server says of the first line
+// that it cannot read.
 export async function importList(jobId: string, text: string, kind: ListKind, isFetch: boolean): Promise<number> {
   const headers: Record<string, string> = { "content-type": TYPES[kind] };
   if (token.peek()) headers.authorization = `Bearer ${token.peek()}`;
@@ -29,8 +33,12 @@ export async function importList(jobId: string, text: string, kind: ListKind, is
   let count = 0;
   for (const line of (await answer.text()).split("\n").filter(Boolean)) {
     const message = JSON.parse(line);
-    if (message.error) throw new Error(message.error.message);
+    if (message.error) throw judged(message.error);
     count += message.task_count ?? 0;
   }
   return count;
 }
+
+// Below 500 the list or its sender is refused; what is busy or away is not for ever.
+const judged = ({ code, message }: { code: number; message: string }): Error =>
+  code < 500 && code !== 429 && code !== 401 ? new ListFault(message) : new Error(message);

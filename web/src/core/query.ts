@@ -2,7 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { JobFilterSchema, JobOrder, type JobFilter } from "./contract";
-import { JOB_STATES, jobStateOf } from "./words";
+import { hasEnded, JOB_STATES, jobStateOf } from "./words";
 
 export interface JobsQuery {
   search: string;
@@ -66,8 +66,10 @@ export function listRequest(it: JobsQuery, now = Date.now()) {
   };
 }
 
-// As ControlJobs takes them. To mean all jobs, it wants all states to be named.
+// As ControlJobs takes them. To mean all jobs, it wants all states to be named. A list by the end has none that goes on.
 export function filterOf(it: JobsQuery): JobFilter {
-  const { order: _, states, ...rest } = listRequest(it);
-  return create(JobFilterSchema, { ...rest, states: isFiltered(it) ? states : JOB_STATES });
+  const { order: _, states: chosen, ...rest } = listRequest(it);
+  const known = chosen.length || (isFiltered(it) && !it.isByEnd) ? chosen : JOB_STATES;
+  const states = it.isByEnd ? known.filter(hasEnded) : known;
+  return create(JobFilterSchema, { ...rest, states });
 }

@@ -6,7 +6,7 @@ import { CALL, jobs } from "../core/api";
 import { GroupMode, JobSpecSchema, type Job, type JobSpec } from "../core/contract";
 import { command, EMPTY, FieldError, make, TASKS_MAX, type Draft, type Tool } from "../core/draft";
 import { faultOf, type Fault } from "../core/errors";
-import { importList, kindOf, LIST_WORDS, type ListKind } from "../core/lists";
+import { importList, kindOf, ListFault, LIST_WORDS, type ListKind } from "../core/lists";
 import { count, plain, plural } from "../core/format";
 import { tell } from "../core/notice";
 import { useTotals } from "../core/poll";
@@ -34,6 +34,11 @@ export function SubmitPage() {
   const from = place.value.query.get("from");
   // The same press twice is one job; another content is another one.
   const requestId = useSignal<{ text: string; id: string } | null>(null);
+  const idOf = (): string => {
+    const text = JSON.stringify([json.value, draft.value]);
+    if (requestId.peek()?.text !== text) requestId.value = { text, id: newId() };
+    return requestId.peek()!.id;
+  };
   useReady(true);
 
   const set = (changes: Partial<Draft>) => {
@@ -80,9 +85,7 @@ export function SubmitPage() {
     }
     isBusy.value = true;
     try {
-      const text = JSON.stringify([json.value, draft.value]);
-      if (requestId.peek()?.text !== text) requestId.value = { text, id: newId() };
-      const { job } = await jobs.submitJob({ job: it.job, validateOnly, requestId: validateOnly ? "" : requestId.peek()!.id }, CALL);
+      const { job } = await jobs.submitJob({ job: it.job, validateOnly, requestId: validateOnly ? "" : idOf() }, CALL);
       if (validateOnly) isGood.value = job ?? null;
       else if (job) {
         tell("Submitted.");
@@ -96,13 +99,14 @@ export function SubmitPage() {
     isBusy.value = false;
   };
   // What no single message holds, or what only the server reads, goes into an open job. A job whose list does not read is
-  // cancelled: none of it is asked for again.
+  // cancelled: none of it is asked for again. One whose server is away goes on with the next press: its tasks are there once.
   const sendList = async (kind: ListKind, validateOnly: boolean) => {
     const { job } = make({ ...draft.value, urls: "" });
     isBusy.value = true;
     let id = "";
     try {
-      const answer = await jobs.submitJob({ job: { ...job, open: true }, validateOnly }, CALL);
+      const requestId = validateOnly ? "" : idOf();
+      const answer = await jobs.submitJob({ job: { ...job, open: true }, validateOnly, requestId }, CALL);
       if (validateOnly) {
         isGood.value = answer.job ?? null;
       } else {
@@ -114,8 +118,13 @@ export function SubmitPage() {
       }
     } catch (error) {
       const found = faultOf(error);
-      violations.value = found.violations.length ? found.violations : [{ field: "job.tasks", description: found.message }];
-      if (id) await jobs.cancelJob({ jobId: id, reason: "its list could not be read" }, CALL).catch(() => null);
+      if (found.violations.length || error instanceof ListFault) {
+        violations.value = found.violations.length ? found.violations : [{ field: "job.tasks", description: found.message }];
+        requestId.value = null;
+        if (id) await jobs.cancelJob({ jobId: id, reason: "its list could not be read" }, CALL).catch(() => null);
+      } else {
+        fault.value = id ? { ...found, message: `${found.message} Part of the list may be in the job; press Submit again to add the rest.` } : found;
+      }
     }
     isBusy.value = false;
   };

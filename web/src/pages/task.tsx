@@ -242,7 +242,7 @@ function Attempts({ task }: { task: Task }) {
           </thead>
           <tbody>
             {task.attemptLog.map((it, at) => (
-              <Row key={at} attempt={it} />
+              <Row key={at} attempt={it} isDone={at === task.attemptLog.length - 1 && task.state === TaskState.SUCCEEDED} />
             ))}
           </tbody>
         </table>
@@ -251,8 +251,10 @@ function Attempts({ task }: { task: Task }) {
   );
 }
 
-function Row({ attempt }: { attempt: Attempt }) {
+function Row({ attempt, isDone }: { attempt: Attempt; isDone: boolean }) {
   const error = attempt.error;
+  // What a pause, a shutdown or a crash cut has no error, and has brought nothing to its end.
+  const end = isDone ? "succeeded" : attempt.endTime ? "stopped before its end" : "running";
   const took = attempt.endTime ? between(attempt.startTime, attempt.endTime, 0) : "…";
   return (
     <tr data-testid="attempt-row" data-number={attempt.number}>
@@ -263,7 +265,7 @@ function Row({ attempt }: { attempt: Attempt }) {
       <td class="num">{attempt.httpStatus || "–"}</td>
       <td class="num c-wide">{bytes(attempt.bytes)}</td>
       <td class="attempt-end">
-        {error ? <span class="bad-text" title={plain(error.message)}>{reasonText(error.reason, error.httpStatus)}</span> : "succeeded"}
+        {error ? <span class="bad-text" title={plain(error.message)}>{reasonText(error.reason, error.httpStatus)}</span> : end}
         {attempt.resume && <span class="muted"> · {plain(attempt.resume)}</span>}
         <span class="attempt-more">
           {took} · {bytes(attempt.bytes)}
