@@ -9,6 +9,7 @@ mod support;
 
 mod clients {
     mod cuts;
+    mod ends;
     mod errors;
     mod guide;
     mod programs;

@@ -118,7 +118,7 @@ type Content struct {
 	Offset, Length uint64
 }
 
-// Read reads the content of a task.
+// Read reads the content of a task. Whoever does not read it to its end or to an error has to Close it.
 func (c *Client) Read(ctx context.Context, content Content) io.ReadCloser {
 	ctx, cancel := context.WithCancel(ctx)
 	request := &haulv1.ReadContentRequest{
@@ -182,6 +182,9 @@ func (r *reader) receive() {
 		if err := r.retries.wait(r.ctx, errorOf(err)); err != nil {
 			r.err = err
 		}
+	}
+	if r.err != nil {
+		r.cancel() // Nothing more is asked for: neither the stream nor the context is kept for whoever does not Close.
 	}
 }
 

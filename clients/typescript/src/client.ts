@@ -1,15 +1,21 @@
 /** The client. */
 
 import { randomUUID } from 'node:crypto';
-import type { DescService, MessageInitShape } from '@bufbuild/protobuf';
+import { create, type DescMessage, type DescService, type MessageInitShape, type MessageShape, toBinary } from '@bufbuild/protobuf';
 import { type Client as Stub, Code, createClient } from '@connectrpc/connect';
 import { gather, type Tasks } from './chunks.js';
 import { HaulError } from './errors.js';
 import { AccessService } from './gen/haul/v1/access_service_pb.js';
 import { AdminService } from './gen/haul/v1/admin_service_pb.js';
-import { ContentService } from './gen/haul/v1/content_service_pb.js';
+import { ContentService, ReadContentRequestSchema } from './gen/haul/v1/content_service_pb.js';
 import type { Job, JobSpecSchema } from './gen/haul/v1/job_pb.js';
-import { type AddTasksRequest, JobService, type WatchJobResponse } from './gen/haul/v1/job_service_pb.js';
+import {
+  type AddTasksRequest,
+  JobService,
+  SubmitJobRequestSchema,
+  WatchJobRequestSchema,
+  type WatchJobResponse,
+} from './gen/haul/v1/job_service_pb.js';
 import { Patience, Retries } from './retries.js';
 import { type Options, type Reached, reach, TIMEOUT_MS } from './transport.js';
 
@@ -63,8 +69,8 @@ export class Client {
   readonly #timeoutMs: number;
 
   constructor(address = '127.0.0.1:4285', options: Options = {}) {
-    this.#reached = reach(address, options);
     this.#patience = new Patience(options.patienceMs ?? PATIENCE_MS);
+    this.#reached = reach(address, options, this.#patience.end.signal);
     this.#timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
     const stub = <S extends DescService>(service: S) => createClient(service, this.#reached.transport);
     this.jobs = stub(JobService);
@@ -76,10 +82,11 @@ export class Client {
   /** Submits a job, once: however often the connection breaks. It is durable when this resolves. */
   async submit(job: MessageInitShape<typeof JobSpecSchema>, options: SubmitOptions = {}): Promise<Job> {
     const { requestId = randomUUID(), signal } = options;
+    const request = written(SubmitJobRequestSchema, { requestId, job });
     const retries = new Retries(this.#patience, signal);
     for (;;) {
       try {
-        const answer = await this.jobs.submitJob({ requestId, job }, signal && { signal });
+        const answer = await this.jobs.submitJob(request, signal && { signal });
         retries.answered();
         if (answer.job) return answer.job;
         throw new HaulError(Code.Internal, 'the answer has no job');
@@ -111,8 +118,8 @@ export class Client {
     const retries = new Retries(this.#patience, options.signal);
     let afterSequence = options.after ?? 0n;
     for (;;) {
+      const request = written(WatchJobRequestSchema, { jobId, afterSequence, includeBody });
       try {
-        const request = { jobId, afterSequence, includeBody };
         for await (const message of streamed(options.signal, (signal) => this.jobs.watchJob(request, { signal }))) {
           retries.answered();
           const kind = message.event.case;
@@ -138,8 +145,9 @@ export class Client {
     const named =
       typeof task === 'number' ? ({ case: 'taskIndex', value: task } as const) : ({ case: 'taskKey', value: task } as const);
     while (end === undefined || offset < end) {
+      const length = end === undefined ? 0n : end - offset;
+      const request = written(ReadContentRequestSchema, { jobId, task: named, offset, length });
       try {
-        const request = { jobId, task: named, offset, length: end === undefined ? 0n : end - offset };
         for await (const { data, offset: at } of streamed(options.signal, (signal) =>
           this.contents.readContent(request, { signal }),
         )) {
@@ -154,8 +162,9 @@ export class Client {
     }
   }
 
-  /** Ends the connection. */
+  /** Ends the connection, and all calls. */
   close(): void {
+    this.#patience.end.abort();
     this.#reached.close();
   }
 
@@ -179,6 +188,13 @@ export class Client {
     }
     return count;
   }
+}
+
+/** A request that can be sent. One that cannot is the caller's mistake, which another try does not correct. */
+function written<S extends DescMessage>(schema: S, init: MessageInitShape<S>): MessageShape<S> {
+  const request = create(schema, init);
+  toBinary(schema, request);
+  return request;
 }
 
 async function* each<T>(all: T[]): AsyncGenerator<T> {

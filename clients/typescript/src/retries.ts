@@ -1,7 +1,8 @@
 /** How long a server that is away is waited for. */
 
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { HaulError } from './errors.js';
+import { Code } from '@connectrpc/connect';
+import { HaulError } from './errors.js';
 
 /** How long a server that has never answered is waited for: more likely than its restart is a wrong address. */
 const FIRST_PATIENCE_MS = 10_000;
@@ -9,9 +10,14 @@ const FIRST_PATIENCE_MS = 10_000;
 const FIRST_BACKOFF_MS = 100;
 const MAX_BACKOFF_MS = 10_000;
 
+/** What calls of a client that was closed end with. */
+export const closed = (): HaulError => new HaulError(Code.Canceled, 'the client is closed');
+
 /** Over all calls of a client. */
 export class Patience {
   wasReached = false;
+  /** Aborted when the client is closed: its streams break then, and are not to go on. */
+  readonly end = new AbortController();
 
   constructor(readonly patienceMs: number) {}
 }
@@ -35,6 +41,7 @@ export class Retries {
   /** Waits for the time of the next try; throws the error where there is none. */
   async wait(error: HaulError): Promise<void> {
     this.signal?.throwIfAborted();
+    if (this.patience.end.signal.aborted) throw closed();
     if (error.reason) this.patience.wasReached = true;
     const now = performance.now();
     if (this.#tries === 0) this.#since = now;
@@ -45,6 +52,10 @@ export class Retries {
     this.#tries += 1;
     // Clients that lost one server at once come back one after the other.
     const delay = Math.max(error.retryDelayMs ?? 0, backoff) * (0.75 + Math.random() / 2);
-    await sleep(delay, undefined, this.signal && { signal: this.signal });
+    const end = this.patience.end.signal;
+    const signal = this.signal ? AbortSignal.any([this.signal, end]) : end;
+    await sleep(delay, undefined, { signal }).catch((thrown) => {
+      throw end.aborted ? closed() : thrown;
+    });
   }
 }

@@ -4,6 +4,7 @@ import { connect } from 'node:net';
 import type { Interceptor, Transport } from '@connectrpc/connect';
 import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node';
 import { HaulError } from './errors.js';
+import { closed } from './retries.js';
 
 /** How a server is reached, and who calls. */
 export interface Options {
@@ -36,7 +37,7 @@ export const TIMEOUT_MS = 30_000;
 const PINGS = { pingIntervalMs: 30_000, pingTimeoutMs: 20_000 };
 
 /** Reads an address: `host:port`, `http://host:port`, `https://host:port` or `unix:/path`. */
-export function reach(address: string, options: Options): Reached {
+export function reach(address: string, options: Options, end: AbortSignal): Reached {
   const socket = address.startsWith('unix:') ? address.slice('unix:'.length).replace(/^\/\/(?=\/)/, '') : undefined;
   const url = socket === undefined ? parse(address) : new URL('http://localhost');
   const isSecure = url.protocol === 'https:';
@@ -55,7 +56,7 @@ export function reach(address: string, options: Options): Reached {
     ...(socket !== undefined && { createConnection: () => connect(socket) }),
   });
   const inner = createGrpcTransport({ baseUrl: url.origin, sessionManager, interceptors: [who(options)] });
-  return { transport: withDeadlines(inner, options.timeoutMs ?? TIMEOUT_MS), close: () => sessionManager.abort() };
+  return { transport: withDeadlines(inner, options.timeoutMs ?? TIMEOUT_MS, end), close: () => sessionManager.abort() };
 }
 
 function parse(address: string): URL {
@@ -89,16 +90,23 @@ function who({ token, tenant }: Options): Interceptor {
   };
 }
 
-/** Gives calls with one answer a deadline, and their errors a type. */
-function withDeadlines(inner: Transport, timeoutMs: number): Transport {
+/**
+ * Gives calls with one answer a deadline, and their errors a type. After the `end` of the client it makes no calls: the
+ * connection would be made again by them, and be held open by nobody.
+ */
+function withDeadlines(inner: Transport, timeoutMs: number, end: AbortSignal): Transport {
   return {
     async unary(method, signal, own, header, input, context) {
+      if (end.aborted) throw closed();
       try {
         return await inner.unary(method, signal, own ?? timeoutMs, header, input, context);
       } catch (thrown) {
         throw signal?.aborted ? thrown : HaulError.of(thrown);
       }
     },
-    stream: inner.stream.bind(inner),
+    async stream(method, signal, own, header, input, context) {
+      if (end.aborted) throw closed();
+      return await inner.stream(method, signal, own, header, input, context);
+    },
   };
 }

@@ -47,6 +47,11 @@ class HaulError(Exception):
         self.retry_delay = retry_delay
         self.metadata = dict(metadata or {})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors are carried between processes, as from those of a pool; by default only the message would be.
+        parts = (self.code, self.message, self.reason, self.violations, self.retry_delay, self.metadata)
+        return _again, parts
+
     def __str__(self) -> str:
         what = f"{self.code.name} ({self.reason})" if self.reason else self.code.name
         return f"{what}: {self.message}"
@@ -79,6 +84,19 @@ class HaulError(Exception):
                 detail.Unpack(retry)
                 found["retry_delay"] = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
         return cls(code, error.details() or "", **found)
+
+
+def _again(
+    code: grpc.StatusCode,
+    message: str,
+    reason: str,
+    violations: tuple[Violation, ...],
+    retry_delay: float | None,
+    metadata: Mapping[str, str],
+) -> HaulError:
+    return HaulError(
+        code, message, reason=reason, violations=violations, retry_delay=retry_delay, metadata=metadata
+    )
 
 
 def _details(error: Any, code: grpc.StatusCode) -> list[Any]:

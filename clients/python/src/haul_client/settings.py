@@ -18,6 +18,8 @@ FIRST_PATIENCE = 10.0
 # The wait before the first try after a cut, which doubles with each further one, and its bound.
 FIRST_BACKOFF = 0.1
 MAX_BACKOFF = 10.0
+# The wait has reached its bound long before it has doubled so often; a power of more tries would be no number any more.
+MAX_DOUBLINGS = 10
 # A server that is silent for the first while a call is open is asked, and given up after the second: it may be gone without
 # a word, and a watch would wait for ever. A connection that broke is made again soon.
 OPTIONS: tuple[tuple[str, int], ...] = (
@@ -130,7 +132,7 @@ class Retries:
         seconds = self._patience.seconds if self._patience.was_reached else min(FIRST_PATIENCE, self._patience.seconds)
         if not error.is_cut or now - self._since > seconds:
             raise error
-        backoff = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0**self._tries)
+        backoff = min(MAX_BACKOFF, FIRST_BACKOFF * 2.0 ** min(self._tries, MAX_DOUBLINGS))
         self._tries += 1
         # Clients that lost one server at once come back one after the other.
         return max(error.retry_delay or 0.0, backoff) * random.uniform(0.75, 1.25)
