@@ -80,6 +80,7 @@ pub(crate) async fn run(client: &Client, format: Format, args: AddArgs) -> anyho
     if args.urls.urls.is_empty() && args.urls.input.is_none() {
         return Err(Usage("nothing to add; name URLs, or a list of them with `-i FILE`".to_owned()).into());
     }
+    screen::go_on_unread();
     let entries = args.urls.entries()?;
     let job_id = jobref::resolve(client, &args.job.job).await?;
     let fed = add(client, format, &job_id, args.urls.kind(), entries, Patience::default(), "").await?;

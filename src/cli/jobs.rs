@@ -172,7 +172,9 @@ pub(crate) async fn show(client: &Client, format: Format, args: ShowArgs) -> any
     }
     json::print_set("haul.v1.JobSpec", &job.spec.unwrap_or_default())?;
     if job.spec_tasks_omitted {
+        // What is printed would make another job.
         screen::say("haul: the tasks are left out, there are too many of them; `haul tasks` lists them");
+        return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }

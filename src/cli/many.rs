@@ -96,6 +96,8 @@ pub(crate) async fn control(client: &Client, format: Format, args: ControlArgs) 
             return Ok(ExitCode::FAILURE);
         }
     }
+    // The server stops with a call that nobody follows.
+    screen::go_on_unread();
     let last = run(client, format, request).await?;
     if format == Format::Text {
         let failed = if last.failed_count > 0 { format!(", {} failed", last.failed_count) } else { String::new() };

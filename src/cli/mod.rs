@@ -58,6 +58,7 @@ use crate::cli::admin::KeyCommand;
 use crate::cli::args::{Remote, Usage};
 use crate::cli::client::open;
 use crate::cli::line::{Command, Line};
+use crate::cli::patience::Patience;
 use crate::cli::term::screen;
 
 pub use reference::reference;
@@ -136,7 +137,8 @@ async fn run(line: Line, remote_flag: Option<&str>) -> anyhow::Result<ExitCode> 
         Command::Watch(with) => {
             let (client, format, args) = open(top, with)?;
             let job_id = jobref::resolve(&client, &args.job).await?;
-            watch::follow(&client, format, &job_id).await
+            screen::fail_unread();
+            watch::follow(&client, format, &job_id, Patience::default()).await
         }
         Command::Wait(with) => {
             let (client, format, args) = open(top, with)?;

@@ -34,6 +34,18 @@ impl Patience {
         self.tries = 0;
     }
 
+    /// Makes a call until it is answered or another try cannot help. It must be one that may be made twice.
+    pub(crate) async fn persist<T>(&mut self, mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
+        loop {
+            let status = match call().await {
+                Ok(answer) => return Ok(answer),
+                Err(status) => status,
+            };
+            let Some(wait) = self.wait(&status) else { return Err(status) };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// When the server was last heard; `None`: never.
     pub(crate) fn last_heard(&self) -> Option<Instant> {
         self.heard
@@ -82,5 +94,14 @@ mod tests {
         assert!(patience.is_first());
         tokio::time::advance(AWAY_MAX + BACKOFF).await;
         assert_eq!(patience.wait(&away), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_made_until_it_is_answered() {
+        let mut answers = vec![Ok(7), Err(Status::unavailable("gone")), Err(Status::unavailable("draining"))];
+        let mut patience = Patience::of_server_that_answered();
+        assert_eq!(patience.persist(async || answers.pop().unwrap()).await.unwrap(), 7);
+        let refused = patience.persist(async || Err::<(), _>(Status::not_found("no job"))).await;
+        assert_eq!(refused.unwrap_err().code(), Code::NotFound);
     }
 }

@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use tonic::Status;
+use uuid::Uuid;
 
 use crate::cli::add::{self, Urls};
 use crate::cli::args::{Format, Usage};
-use crate::cli::client::Client;
+use crate::cli::client::{self, Client};
 use crate::cli::faults;
 use crate::cli::json;
 use crate::cli::labels;
 use crate::cli::lists::{self, Entry};
-use crate::cli::patience::Patience;
+use crate::cli::patience::{self, Patience};
 use crate::cli::term::screen;
 use crate::cli::watch;
 use crate::pb;
@@ -21,6 +23,9 @@ use crate::pb;
 const SUBMIT_TASKS_MAX: usize = 10_000;
 /// Bytes of URLs that go into a `SubmitJob`: half of what a server takes in one message.
 const SUBMIT_BYTES_MAX: usize = 8 << 20;
+
+/// Connections that are cut before an answer comes until nobody is taken for a server that may have stored the job.
+const CUTS_MAX: u32 = 3;
 
 /// What to submit.
 #[derive(Debug, Args)]
@@ -79,6 +84,7 @@ impl From<Mode> for pb::GroupMode {
 
 /// Submits a job. A list that is too long for one message is fed to an open job, which is sealed at its end.
 pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> anyhow::Result<ExitCode> {
+    screen::go_on_unread();
     let kind = args.urls.kind();
     let (mut job, mut first, mut rest) = (pb::JobSpec::default(), Vec::new(), Vec::new());
     if let Some(path) = &args.file {
@@ -111,14 +117,14 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
     if let Some(mode) = args.mode {
         job.group.get_or_insert_default().set_mode(mode.into());
     }
-    let request =
-        pb::SubmitJobRequest { request_id: args.request_id.unwrap_or_default(), job: Some(job), validate_only: false };
-    let answer = client.jobs().submit_job(request).await.map_err(|status| {
+    let request_id = args.request_id.unwrap_or_else(|| Uuid::now_v7().to_string());
+    let job = submitted(client, pb::SubmitJobRequest { request_id, job: Some(job), validate_only: false });
+    let job = job.await.map_err(|(status, is_unknown)| {
         let wrong = faults::in_lines(&status, "job.tasks", |place| first.get(place));
-        wrong.map_or_else(|| client.explain(&status), Into::into)
+        let error = wrong.map_or_else(|| client.explain(&status), Into::into);
+        let unknown = "whether the job was submitted is not known: `haul list` says it";
+        if is_unknown { anyhow::anyhow!("{error}; {unknown}") } else { error }
     })?;
-    let answer = answer.into_inner();
-    let job = answer.job.unwrap_or_default();
     match format {
         Format::Json => json::print("haul.v1.Job", &job)?,
         Format::Text => screen::line(job.job_id.as_str()),
@@ -129,11 +135,53 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
         let patience = Patience::of_server_that_answered();
         add::add(client, Format::Text, &job.job_id, kind, rest.into_iter().map(Ok), patience, then).await?;
         if !stays_open {
-            let request = pb::SealJobRequest { job_id: job.job_id.clone() };
-            client.jobs().seal_job(request).await.map_err(|status| client.explain(&status))?;
+            seal(client, &job.job_id).await?;
         }
     }
-    if args.watch { watch::follow(client, format, &job.job_id).await } else { Ok(ExitCode::SUCCESS) }
+    if args.watch {
+        watch::follow(client, format, &job.job_id, Patience::of_server_that_answered()).await
+    } else {
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Submits a job once. What was cut before its answer came is asked for again under the same request id: the server may have
+/// stored the job. An error says, too, whether that is still not known.
+async fn submitted(client: &Client, request: pb::SubmitJobRequest) -> Result<pb::Job, (Status, bool)> {
+    let mut patience = Patience::default();
+    let mut cuts = 0;
+    loop {
+        let status = match client.jobs().submit_job(request.clone()).await {
+            Ok(answer) => return Ok(answer.into_inner().job.unwrap_or_default()),
+            Err(status) => status,
+        };
+        if client::is_cut(&status) {
+            cuts += 1;
+            if cuts == 1 {
+                patience = Patience::of_server_that_answered();
+            }
+        }
+        let may_help = patience::may_help(&status);
+        let Some(wait) = patience.wait(&status).filter(|_| cuts <= CUTS_MAX) else {
+            // Where the server has answered, it says what became of the job.
+            return Err((status, cuts > 0 && may_help));
+        };
+        if patience.is_first() {
+            screen::say("haul: the connection was cut before the answer came; trying again");
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// Seals a job all of whose tasks are there. It has to be done: a job that stays open waits for more for ever.
+async fn seal(client: &Client, job_id: &str) -> anyhow::Result<()> {
+    let request = pb::SealJobRequest { job_id: job_id.to_owned() };
+    let mut patience = Patience::of_server_that_answered();
+    let sealed = patience.persist(async || client.jobs().seal_job(request.clone()).await).await;
+    sealed.map(drop).map_err(|status| {
+        let error = client.explain(&status);
+        anyhow::anyhow!("{error}\nall tasks are in the job, and it is open still; `haul seal {job_id}` ends the list")
+    })
 }
 
 /// All URLs of the command line and its list: what is wrong with any of them is said before anything is submitted.

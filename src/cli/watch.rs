@@ -30,15 +30,21 @@ const TICK: Duration = Duration::from_millis(250);
 const QUIET_MAX: Duration = Duration::from_secs(10);
 /// The most tasks that wait already when a watch begins and are shown.
 const WAITS_MAX: i32 = 100;
+/// The most tasks that wait and are known; of more the later ones are left out, so that a million of them cost no more.
+const WAITS_KEPT: usize = 1_000;
 /// The most kinds of failures that the end of a job lists.
 const KINDS_MAX: usize = 10;
 /// The exit code when the time passed before the job ended, as of `timeout`.
 const TIMED_OUT: u8 = 124;
 
 /// Follows a job to its end over restarts of its server: each connection goes on after the last event that was seen.
-pub(crate) async fn follow(client: &Client, format: Format, job_id: &str) -> anyhow::Result<ExitCode> {
+pub(crate) async fn follow(
+    client: &Client,
+    format: Format,
+    job_id: &str,
+    mut patience: Patience,
+) -> anyhow::Result<ExitCode> {
     let mut watch = Watch::new(format);
-    let mut patience = Patience::default();
     loop {
         let status = match watch.connect(client, job_id, &mut patience).await {
             Ok(Some(state)) => return Ok(exit_code(state)),
@@ -159,6 +165,9 @@ impl Watch {
             Some(Event::TaskStarted(task)) => self.started(&task),
             Some(Event::TaskBackingOff(task)) => {
                 self.backing_off.insert(task.task_index, task);
+                if self.backing_off.len() > WAITS_KEPT {
+                    self.backing_off.pop_last();
+                }
             }
             Some(Event::Progress(progress)) => {
                 // A watcher that was slow may have missed their starts.
@@ -317,31 +326,36 @@ pub(crate) async fn wait(client: &Client, format: Format, args: WaitArgs) -> any
         })?),
     };
     let job_id = jobref::resolve(client, &args.job.job).await?;
-    let until = timeout.map(|timeout| Instant::now() + timeout);
+    // What is beyond all times is no bound.
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let is_over = || until.is_some_and(|until| Instant::now() >= until);
     // A server that is there, and knows the job, is waited for when it goes away.
     let request = pb::GetJobRequest { job_id: job_id.clone(), ..Default::default() };
-    client.jobs().get_job(request).await.map_err(|status| client.explain(&status))?;
-    let mut patience = Patience::default();
-    patience.heard();
-    let job = loop {
+    let known = client.jobs().get_job(request).await.map_err(|status| client.explain(&status))?;
+    let mut job = known.into_inner().job.unwrap_or_default();
+    let mut patience = Patience::of_server_that_answered();
+    loop {
         // A timeout of nothing would be none.
         let left = until.map(|until| until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)));
         let timeout = left.and_then(|left| prost_types::Duration::try_from(left).ok());
         let request = pb::WaitJobRequest { job_id: job_id.clone(), timeout };
-        let status = match client.jobs().wait_job(request).await {
-            Ok(answer) => {
+        match answer_until(until, client.jobs().wait_job(request)).await {
+            Some(Ok(answer)) => {
                 patience.heard();
-                let job = answer.into_inner().job.unwrap_or_default();
-                if is_ended(job.state()) || until.is_some_and(|until| Instant::now() >= until) {
-                    break job;
-                }
-                continue;
+                job = answer.into_inner().job.unwrap_or_default();
             }
-            Err(status) => status,
-        };
-        let Some(wait) = patience.wait(&status) else { return Err(client.explain(&status)) };
-        tokio::time::sleep(until.map_or(wait, |until| wait.min(until.saturating_duration_since(Instant::now())))).await;
-    };
+            Some(Err(status)) => {
+                let Some(wait) = patience.wait(&status) else { return Err(client.explain(&status)) };
+                let left = until.map_or(wait, |until| wait.min(until.saturating_duration_since(Instant::now())));
+                tokio::time::sleep(left).await;
+            }
+            None => {}
+        }
+        // A server that is away at the end of the time is not waited for: what it said last is what is known.
+        if is_ended(job.state()) || is_over() {
+            break;
+        }
+    }
     match format {
         Format::Json => json::print("haul.v1.Job", &job)?,
         Format::Text => ended_lines(&job).into_iter().for_each(screen::line),
@@ -351,6 +365,17 @@ pub(crate) async fn wait(client: &Client, format: Format, args: WaitArgs) -> any
         return Ok(ExitCode::from(TIMED_OUT));
     }
     Ok(exit_code(job.state()))
+}
+
+/// The answer of a call that ends at a time; `None`: none came until a little later, since its server is gone without a word.
+async fn answer_until<T>(until: Option<Instant>, call: impl Future<Output = T>) -> Option<T> {
+    /// What the answer at the end of the time has for its way.
+    const WAY: Duration = Duration::from_secs(2);
+    let end = until.and_then(|until| until.checked_add(WAY));
+    match end {
+        Some(end) => tokio::time::timeout_at(end, call).await.ok(),
+        None => Some(call.await),
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use haul::pb;
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{Server, binary, haul};
+use crate::support::server::{Server, binary, haul, until};
 use crate::support::spec::{fetch, job};
+use crate::support::switch::Switch;
 
 fn run(server: &Server, args: &[&str]) -> Output {
     haul(&[&["--server", &server.address][..], args].concat())
@@ -97,6 +98,8 @@ async fn a_list_of_any_length_is_submitted() {
     assert_eq!((job.counts.unwrap().total, job.open), (10_500, false));
     let again = run_with(&server, &args, list.as_bytes());
     assert_eq!(text(&again).trim(), id, "the same submission is the same job");
+    let shown = run(&server, &["show", &id, "--spec"]);
+    assert_eq!(shown.status.code(), Some(1), "another job than what was submitted: {}", text(&shown));
     let bad = run_with(&server, &["submit", "-i", "-"], b"http://a/\nexample.com/x\n");
     assert_eq!(bad.status.code(), Some(2));
     assert!(text(&bad).contains("stdin, line 2: `example.com/x` is not a URL; did you mean `https://example.com/x`?"));
@@ -216,4 +219,113 @@ fn a_port_that_is_no_server_is_named_as_such() {
     let output = haul(&["--server", &format!("https://{address}"), "list"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("does not use TLS"), "{}", text(&output));
+}
+
+/// Whoever reads what `add` and `submit` print may have seen enough; the list has not ended with that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_fed_to_its_end_though_nobody_reads_what_is_said_of_it() {
+    let server = Server::start().await;
+    let list = (0..12_000).map(|nth| format!("http://127.0.0.1:1/{nth}\n")).collect::<Vec<_>>().concat();
+    let unread = |args: &[&str], input: &[u8]| {
+        let mut command = Command::new(binary());
+        command.args(["--server", &server.address]).args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let _ = child.stdin.take().unwrap().write_all(input);
+        child.wait_with_output().unwrap()
+    };
+    let id = text(&run(&server, &["submit", "--open", "--title", "fed"])).trim().to_owned();
+    run(&server, &["pause", &id]);
+    let added = unread(&["add", &id, "--fetch", "-i", "-", "-o", "json"], list.as_bytes());
+    assert_eq!((added.status.code(), text(&added).as_str()), (Some(0), ""));
+    assert_eq!(server.job(&id).await.counts.unwrap().total, 12_000);
+
+    let submitted = unread(&["submit", "--mode", "collect", "--title", "whole", "-i", "-"], list.as_bytes());
+    assert_eq!((submitted.status.code(), text(&submitted).as_str()), (Some(0), ""));
+    let found = run(&server, &["list", "--search", "whole", "-o", "json"]);
+    let job: serde_json::Value = serde_json::from_slice(&found.stdout).unwrap();
+    assert_eq!((&job["open"], &job["counts"]["total"]), (&false.into(), &12_000.into()));
+    run(&server, &["cancel", job["job_id"].as_str().unwrap()]);
+
+    // What has a job's end for its exit code does not say that it succeeded.
+    let watched = unread(&["watch", &id], b"");
+    assert_eq!((watched.status.code(), text(&watched).as_str()), (Some(141), ""));
+    let cancelled = unread(&["control", "cancel", "--search", "fed", "--yes", "-o", "json"], b"");
+    assert_eq!(cancelled.status.code(), Some(0), "{}", text(&cancelled));
+    assert_eq!(server.job(&id).await.state(), pb::JobState::Cancelled);
+}
+
+fn metrics(server: &Server) -> String {
+    let mut connection = std::net::TcpStream::connect(&server.address).unwrap();
+    connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = connection.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The time passes while the server is away, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_ends_in_its_time_without_its_server() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    let switch = Switch::to(&server.address);
+    origin.reply("/stalled", Reply::hang());
+    let id = server.submit(job(vec![fetch(origin.url("/stalled"))])).await;
+    let mut command = Command::new(binary());
+    command.args(["--server", &switch.address, "wait", &id, "--timeout", "3s"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It knows that the server has the job: a server that never answered is not waited for.
+    until(async || metrics(&server).contains("haul_calls_total{method=\"JobService/GetJob\",code=\"OK\"} 1\n")).await;
+    server.kill();
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap()).await.unwrap();
+    assert_eq!(output.status.code(), Some(124), "{}", text(&output));
+    assert!(text(&output).contains("the time passed before the job ended"), "{}", text(&output));
+    server.launch().await;
+    run(&server, &["cancel", &id]);
+    // No clock goes so far.
+    let endless = run(&server, &["wait", &id, "--timeout", "5000000000000000h"]);
+    assert_eq!(endless.status.code(), Some(1), "{}", text(&endless));
+}
+
+/// A relay to a server that cuts the first connection when the server has answered on it `after` bytes, so that what was asked for
+/// is done and nobody knows it.
+fn cut_once(server: &str, after: usize) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, server) = (listener.local_addr().unwrap().to_string(), server.to_owned());
+    std::thread::spawn(move || {
+        for (nth, near) in listener.incoming().map_while(Result::ok).enumerate() {
+            let far = std::net::TcpStream::connect(&server).unwrap();
+            let (mut from_near, mut to_far) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from_near, &mut to_far);
+                let _ = to_far.shutdown(std::net::Shutdown::Both);
+            });
+            let (mut from_far, mut to_near) = (far, near);
+            std::thread::spawn(move || {
+                let (mut piece, mut passed) = ([0; 4096], 0);
+                while let Ok(count @ 1..) = from_far.read(&mut piece) {
+                    passed += count;
+                    if nth == 0 && passed > after {
+                        break;
+                    }
+                    let _ = to_near.write_all(&piece[..count]);
+                }
+                let _ = to_near.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+/// The answer to a submission is lost, and the job is there once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submission_whose_answer_is_lost_is_made_once() {
+    let server = Server::start().await;
+    // Enough for the settings of HTTP/2 and not for an answer with a job.
+    let relay = cut_once(&server.address, 150);
+    let submitted = haul(&["--server", &relay, "submit", "--open", "--title", "once"]);
+    assert!(submitted.status.success(), "{}", text(&submitted));
+    assert!(text(&submitted).contains("the connection was cut"), "{}", text(&submitted));
+    let found = run(&server, &["list", "--search", "once", "-o", "json"]);
+    assert_eq!(text(&found).lines().count(), 1, "{}", text(&found));
+    assert!(text(&submitted).contains(text(&found).split('"').nth(3).unwrap()), "{}", text(&found));
 }

@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::cli::term::line::Line;
 use crate::model::text;
@@ -19,6 +20,24 @@ const SIZE_DEFAULT: Size = Size { columns: 80, rows: 24 };
 
 /// Spaces before what continues a line.
 const FOLD_INDENT: usize = 2;
+
+/// The exit code of the process when nobody reads its stdout any more, or [`GOES_ON`].
+static UNREAD: AtomicI32 = AtomicI32::new(0);
+/// What was begun goes on to its end although nobody reads what is printed.
+const GOES_ON: i32 = -1;
+/// The exit code of a process that SIGPIPE ended, as shells report it.
+const SIGPIPE_CODE: i32 = 141;
+
+/// Lets the process do what it was asked for although nobody reads its stdout any more: what it prints is not all that it does.
+pub(crate) fn go_on_unread() {
+    UNREAD.store(GOES_ON, Ordering::Relaxed);
+}
+
+/// Lets the process fail when nobody reads its stdout any more: its exit code says how something ended, and it does not wait
+/// for that.
+pub(crate) fn fail_unread() {
+    UNREAD.store(SIGPIPE_CODE, Ordering::Relaxed);
+}
 
 /// Returns the size of the terminal that stdout is, `None` when it is not a terminal.
 pub(crate) fn stdout_size() -> Option<Size> {
@@ -48,13 +67,17 @@ pub(crate) fn document(json: &str) {
     bytes(format!("{}\n", text::json_escaped(json)).as_bytes());
 }
 
-/// Prints bytes as they are. A closed pipe ends the process quietly: whoever read has seen enough. Anything else that goes
-/// wrong (a full disk under a redirect) must not look like success.
+/// Prints bytes as they are. A closed pipe ends the process quietly: whoever read has seen enough. A command that does more than
+/// print has said so by [`go_on_unread`] or [`fail_unread`]. Anything else that goes wrong (a full disk under a redirect) must not
+/// look like success.
 pub(crate) fn bytes(bytes: &[u8]) {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => match UNREAD.load(Ordering::Relaxed) {
+            GOES_ON => {}
+            code => std::process::exit(code),
+        },
         Err(error) => {
             say(format!("haul: cannot write to stdout: {error}"));
             std::process::exit(1);
