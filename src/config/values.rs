@@ -217,7 +217,7 @@ mod tests {
         let mut wrong = Vec::new();
         let read = duration("answer_idle", Some("10000000000000000000"), Duration::ZERO, &mut wrong);
         assert!(wrong.is_empty() && read > Duration::from_hours(24 * 365), "{read:?}");
-        assert!(std::time::Instant::now().checked_add(read * 20).is_some(), "some are multiplied");
+        assert!(tokio::time::Instant::now().checked_add(read * 20).is_some(), "some are multiplied");
     }
 
     #[test]

@@ -48,6 +48,7 @@ use crate::net::{Profile, Transport};
 
 /// What an attempt works with.
 #[derive(Clone, Copy)]
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 pub struct DownloadContext<'a> {
     /// Guarded, limited and timed; a request may wait in it for its permit.
     pub transport: &'a dyn Transport,

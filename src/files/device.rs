@@ -66,7 +66,7 @@ mod tests {
         if rustix::fs::fstatfs(&file).unwrap().f_type != EXT4 {
             return;
         }
-        file.write_all_at(&[7; 20_000], 0).unwrap();
+        file.write_all_at(&vec![7; 20_000], 0).unwrap();
         let all = RangeSet::from_start(20_000);
         sync_bytes(&file, &all).unwrap();
         rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 8_192, 4_096).unwrap();

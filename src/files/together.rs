@@ -177,7 +177,10 @@ impl Lead {
                 && let Ok(runtime) = Handle::try_current()
             {
                 // Each is forced there by itself, which takes long one after the other.
-                round.into_iter().for_each(|member| drop(runtime.spawn_blocking(|| alone(member))));
+                for member in round {
+                    // Whoever waits for it is told by the member itself.
+                    drop(runtime.spawn_blocking(|| alone(member)));
+                }
                 continue;
             }
             round.retain_mut(|member| member.take_name(errors));

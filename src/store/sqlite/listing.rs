@@ -352,7 +352,7 @@ fn named(text: &str) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// What the filter says about ids: the lowest that may be, and one that is too high. They begin with the time of their creation, so
-/// times are bounds too. Of several bounds only the narrowest is told, since SQLite seeks by one of them, whichever it
+/// times are bounds too. Of several bounds only the narrowest is told, since `SQLite` seeks by one of them, whichever it
 /// meets first, and looks at all rows up to the others.
 fn bounds(filter: &JobFilter) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
     let least = |micros: i64, slack: i64| {
@@ -371,7 +371,7 @@ fn bounds(filter: &JobFilter) -> impl Iterator<Item = (&'static str, Vec<u8>)> {
 mod tests {
     use super::*;
 
-    /// With two bounds of a kind SQLite seeks by one and looks at a million rows up to the other.
+    /// With two bounds of a kind `SQLite` seeks by one and looks at a million rows up to the other.
     #[test]
     fn ids_have_one_bound_of_a_kind_and_it_is_the_narrowest() {
         let job = |ms: u64| JobId(Uuid::from_u128(u128::from(ms) << 80 | 7));
