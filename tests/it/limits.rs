@@ -526,7 +526,7 @@ async fn who_goes_by_a_proxy_shares_no_failure_of_who_does_not() {
     let url = gone.url("/a");
     drop(gone);
     proxy.reply("/a", Reply::ok("by the proxy").delay(Duration::from_millis(5)));
-    let retry = pb::RetryPolicy { max_attempts: Some(100), initial_backoff: Some(millis(20)), ..Default::default() };
+    let retry = pb::RetryPolicy { max_attempts: Some(8), initial_backoff: Some(millis(20)), ..Default::default() };
     let defaults = |retry, http| Some(pb::TaskOptions { retry: Some(retry), http, ..Default::default() });
     let direct = pb::JobSpec {
         defaults: defaults(retry, None),
