@@ -436,7 +436,7 @@ mod tests {
         let ask = async |hosts: &Arc<Hosts>, tenant, has_proxy| {
             let party = Party { tenant, principal: 0 };
             let retry_after_max = Duration::from_secs(3600);
-            let limited = Limited { party, retry_after_max, has_proxy, ..limited(Asks, hosts, &clock) };
+            let limited = Limited { party, has_proxy, retry_after_max, ..limited(Asks, hosts, &clock) };
             let request = Request::get(Url::parse("http://a/").unwrap());
             limited.send(request, &Arc::new(Profile { tenant, ..Profile::default() })).await.unwrap();
         };
