@@ -105,6 +105,20 @@ struct World {
     asked: AtomicUsize,
 }
 
+/// A body in pieces, each with the time before it.
+fn chunks_of(mut body: Bytes, dice: &mut Dice, is_calm: bool) -> VecDeque<(Duration, Result<Bytes, Failure>)> {
+    let slow = if is_calm { 0 } else { dice.below(4) * 30 };
+    // Some have a head long before their first byte.
+    let mut begins = if !is_calm && dice.one_in(4) { dice.below(1500) } else { 0 };
+    let mut chunks = VecDeque::new();
+    while !body.is_empty() {
+        let chunk = body.split_to(body.len().min(1 + dice.below(20_000) as usize));
+        let wait = std::mem::take(&mut begins) + dice.below(slow + 1);
+        chunks.push_back((Duration::from_millis(wait), Ok(chunk)));
+    }
+    chunks
+}
+
 impl World {
     fn dice<T>(&self, roll: impl FnOnce(&mut Dice) -> T) -> T {
         roll(&mut self.dice.lock().unwrap())
@@ -164,16 +178,8 @@ impl World {
             body[at..end].iter_mut().for_each(|byte| *byte ^= 0xff);
         }
         let cut = if !is_calm && dice.one_in(3) { Some(dice.below(body.len() as u64 + 1) as usize) } else { None };
-        let slow = if is_calm { 0 } else { dice.below(4) * 30 };
-        // Some have a head long before their first byte.
-        let mut begins = if !is_calm && dice.one_in(4) { dice.below(1500) } else { 0 };
-        let mut chunks = VecDeque::new();
-        let mut rest = Bytes::from(body).slice(..cut.unwrap_or((range.end - range.start) as usize));
-        while !rest.is_empty() {
-            let chunk = rest.split_to(rest.len().min(1 + dice.below(20_000) as usize));
-            let wait = std::mem::take(&mut begins) + dice.below(slow + 1);
-            chunks.push_back((Duration::from_millis(wait), Ok(chunk)));
-        }
+        let sent = Bytes::from(body).slice(..cut.unwrap_or((range.end - range.start) as usize));
+        let mut chunks = chunks_of(sent, &mut dice, is_calm);
         if cut.is_some() {
             let stall = Duration::from_millis(dice.below(3) * 400);
             chunks.push_back((stall, Err(Failure::retryable(FailureReason::Truncated, "scripted"))));

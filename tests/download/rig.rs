@@ -22,6 +22,7 @@ use super::support::object::Object;
 use super::support::origin::Origin;
 use super::support::reply::Cut;
 
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 pub struct Rig {
     pub origin: Origin,
     pub place: tempfile::TempDir,

@@ -1,15 +1,23 @@
 //! Damage in single rows that nobody but whom it is about may notice: the server starts, runs, and ends what can be ended.
 
-use std::time::Duration;
-
 use haul::pb;
 use haul::pb::JobState;
 use sqlx::Connection as _;
+use tokio::task::JoinSet;
 
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
 use crate::support::server::{Server, until};
 use crate::support::spec::{fetch, group, job};
+
+/// How many attempts run, as far as the database knows.
+async fn claims(server: &Server) -> i64 {
+    let url = format!("sqlite://{}?mode=ro", server.data().join("haul.db").display());
+    let mut conn = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    let count = sqlx::query_scalar("SELECT count(*) FROM claims").fetch_one(&mut conn).await.unwrap();
+    conn.close().await.unwrap();
+    count
+}
 
 /// Changes the database of a server that does not run. Each statement changes one row.
 async fn damage(server: &Server, statements: &[&str]) {
@@ -130,8 +138,7 @@ async fn attempts_that_lead_nowhere_end_their_tasks() {
         until(async || origin.requests("/bad").len() == nth).await;
         until(async || server.job(&jobs[nth - 1]).await.counts.unwrap().succeeded == 1).await;
     }
-    // The claims of the attempts are on their way to the disk.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    until(async || claims(&server).await == jobs.len() as i64).await;
     server.kill();
     damage(
         &server,
@@ -158,7 +165,7 @@ async fn attempts_that_lead_nowhere_end_their_tasks() {
 #[tokio::test]
 async fn who_waits_for_a_job_that_cannot_run_is_told() {
     let (mut server, origin) = (Server::start().await, Origin::start());
-    let start_time = Some((std::time::SystemTime::now() + Duration::from_secs(3600)).into());
+    let start_time = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
     let id = server.submit(pb::JobSpec { start_time, ..job(vec![fetch(origin.url("/a"))]) }).await;
     assert!(server.terminate().success());
     damage(&server, &["UPDATE lanes SET head = 'x'"]).await;
@@ -179,18 +186,19 @@ async fn who_waits_for_a_job_that_cannot_run_is_told() {
 async fn a_job_that_contradicts_itself_for_ever_keeps_nobody_busy() {
     let (mut server, origin) = (Server::start().await, Origin::start());
     origin.reply("/a", Reply::ok("a"));
-    let start_time = Some((std::time::SystemTime::now() + Duration::from_secs(3600)).into());
+    let start_time = Some(prost_types::Timestamp { seconds: 4_102_444_800, nanos: 0 });
     let id = server.submit(pb::JobSpec { start_time, ..job(vec![fetch(origin.url("/a"))]) }).await;
     assert!(server.terminate().success());
     damage(&server, &["UPDATE jobs SET total = 3"]).await;
     server.launch().await;
     let request = pb::CancelJobRequest { job_id: id.clone(), ..Default::default() };
     let mut jobs = server.jobs();
-    let cancelled = tokio::spawn(async move { jobs.cancel_job(request).await });
+    let mut callers = JoinSet::new();
+    callers.spawn(async move { jobs.cancel_job(request).await });
     let said = |server: &Server| server.log().matches("contradict").count();
     until(async || said(&server) > 1).await;
     assert_eq!(server.run(job(vec![fetch(origin.url("/a"))])).await.state(), JobState::Succeeded);
     assert!(said(&server) < 10, "{}", server.log());
     assert!(server.terminate().success());
-    drop(cancelled);
+    assert!(callers.join_all().await[0].is_err(), "it was never cancelled");
 }
