@@ -247,7 +247,7 @@ fn is_without_tls(cause: &str) -> bool {
 /// Returns whether a connection that was made broke before a call was answered, so that nobody knows whether the server did what it
 /// was asked for. Whoever answers something else than gRPC, or is silent, is no server.
 pub(crate) fn is_cut(status: &Status) -> bool {
-    const BROKEN: [&str; 3] = ["connection reset", "broken pipe", "connection closed"];
+    const BROKEN: [&str; 4] = ["connection reset", "broken pipe", "connection closed", "peer closed connection"];
     let cause = cause(status).to_ascii_lowercase();
     is_local(status) && !is_refused_connection(status) && BROKEN.iter().any(|words| cause.contains(words))
 }

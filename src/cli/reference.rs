@@ -11,7 +11,7 @@ const COLUMNS: usize = 100;
 pub fn reference() -> String {
     let mut page = "# Command line\n\nThis page is generated from the command line itself; `UPDATE_DOCS=1 cargo test --test cli \
                     reference` writes it anew.\n\nExit codes: 0 when what was asked for is done, 1 when it failed, 2 when the \
-                    command line is wrong, 124 when `haul wait` ran out of time, 130 when Ctrl-C interrupted `haul get` or `haul backup`, 129 when its terminal was closed under `haul get`, 143 when SIGTERM ended it, 141 when nobody reads what `haul watch` prints.\n"
+                    command line is wrong, 124 when `haul wait` ran out of time, 130 when Ctrl-C interrupted `haul get` or `haul backup`, 129 when its terminal was closed under `haul get`, 143 when SIGTERM ended it, 141 when nobody reads what `haul watch` or `haul submit --watch` prints.\n"
         .to_owned();
     let mut command = line::command(COLUMNS).color(clap::ColorChoice::Never);
     command.build();

@@ -117,7 +117,7 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
     if let Some(mode) = args.mode {
         job.group.get_or_insert_default().set_mode(mode.into());
     }
-    let request_id = args.request_id.unwrap_or_else(|| Uuid::now_v7().to_string());
+    let request_id = args.request_id.filter(|id| !id.is_empty()).unwrap_or_else(|| Uuid::now_v7().to_string());
     let job = submitted(client, pb::SubmitJobRequest { request_id, job: Some(job), validate_only: false });
     let job = job.await.map_err(|(status, is_unknown)| {
         let wrong = faults::in_lines(&status, "job.tasks", |place| first.get(place));
@@ -139,6 +139,8 @@ pub(crate) async fn run(client: &Client, format: Format, args: SubmitArgs) -> an
         }
     }
     if args.watch {
+        // All of it is submitted: what is left is what is printed.
+        screen::fail_unread();
         watch::follow(client, format, &job.job_id, Patience::of_server_that_answered()).await
     } else {
         Ok(ExitCode::SUCCESS)

@@ -20,7 +20,7 @@ use crate::model::spec::OnConflict;
 /// Files from this size on take so long to hash that the place of a request is not held meanwhile.
 const LONG_READ_BYTES: u64 = 16 << 20;
 
-/// A file that was made so short a time ago may not be on the device, whoever made it. Systems leave nothing unwritten for longer.
+/// A file that was made so short a time ago may not be on the device, whoever made it. Systems begin to write it within half a minute.
 const FRESH_TIME: Duration = Duration::from_secs(60);
 
 /// A file that the origin may say is still the same: what it is called, and what is known of it.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::binding::Stored;
 use crate::files::claims::Claim;
+use crate::files::device;
 use crate::files::disk::Disk;
 use crate::files::error::failure;
 use crate::files::folder::{Folder, single};
@@ -316,7 +317,9 @@ pub(super) fn load(folder: &Folder, key: &str, file: &File) -> Loaded {
     }
     let length = file.metadata().map_or(0, |metadata| metadata.len());
     let fits = |stored: &Stored| stored.ranges.end() <= length.min(stored.binding.version.total.unwrap_or(u64::MAX));
-    Loaded { has_meta: true, stored: stored.filter(fits), is_of_other }
+    // A copy of it may have holes in the place of zeros, and each sync of what it claims would fail.
+    let is_there = |stored: &Stored| device::look_for_holes(file, &stored.ranges).is_ok();
+    Loaded { has_meta: true, stored: stored.filter(fits).filter(is_there), is_of_other }
 }
 
 /// The name of the part of a key.

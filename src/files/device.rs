@@ -37,8 +37,7 @@ pub(super) fn sync_bytes(file: &File, written: &RangeSet) -> io::Result<()> {
 
 /// Fails where bytes that were written, and forced to the device, are none. Moves the place where the file is read next.
 pub(super) fn look_for_holes(file: &File, written: &RangeSet) -> io::Result<()> {
-    // Others make holes of zeros by themselves, and say what they could not write.
-    if rustix::fs::fstatfs(file)?.f_type != EXT4 {
+    if !loses_bytes_silently(file)? {
         return Ok(());
     }
     for range in written.iter() {
@@ -49,6 +48,12 @@ pub(super) fn look_for_holes(file: &File, written: &RangeSet) -> io::Result<()> 
         }
     }
     Ok(())
+}
+
+/// Whether its file system may drop bytes and say nothing. Others make holes of zeros by themselves, and say what they could not
+/// write.
+pub(super) fn loses_bytes_silently(file: &File) -> io::Result<bool> {
+    Ok(rustix::fs::fstatfs(file)?.f_type == EXT4)
 }
 
 #[cfg(test)]
@@ -63,7 +68,7 @@ mod tests {
     #[test]
     fn bytes_that_the_file_system_has_lost_are_missed() {
         let file = tempfile::tempfile_in(".").unwrap();
-        if rustix::fs::fstatfs(&file).unwrap().f_type != EXT4 {
+        if !loses_bytes_silently(&file).unwrap() {
             return;
         }
         file.write_all_at(&vec![7; 20_000], 0).unwrap();

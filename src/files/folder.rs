@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cap_std::fs::Dir;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, StatVfs};
+use rustix::fs::{AtFlags, FsWord, Mode, OFlags, RenameFlags, StatVfs};
 
 use crate::files::device;
 use crate::files::error::failure;
@@ -23,12 +23,14 @@ pub struct Folder {
     dir: Arc<OwnedFd>,
     path: Arc<str>,
     device: u64,
-    /// Whose it is, where others than its owner may write.
-    owner: Option<u32>,
 }
 
-/// The permissions of those who are not the owner of a directory to change what is in it.
-const OTHERS_WRITE: u32 = 0o022;
+/// The permission of everybody to change what is in a directory. A group that shares one may replace each file in it, and trusts
+/// itself.
+const OTHERS_WRITE: u32 = 0o002;
+
+/// What `statfs` calls NFS, SMB, CIFS and 9P, whose servers may say that somebody else than this process has made what it makes.
+const MAPS_USERS: [FsWord; 4] = [0x6969, 0xfe53_4d42, 0xff53_4d42, 0x0102_1997];
 
 /// What tells a file from another one, and from itself once it was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,17 +68,21 @@ impl Folder {
     pub(super) fn new(dir: &Dir, path: &str) -> io::Result<Folder> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::openat(dir, ".", flags, Mode::empty())?;
-        let stat = rustix::fs::fstat(&dir)?;
-        let owner = (stat.st_mode & OTHERS_WRITE != 0).then_some(stat.st_uid);
-        Ok(Folder { dir: Arc::new(dir), path: path.into(), device: stat.st_dev, owner })
+        let device = rustix::fs::fstat(&dir)?.st_dev;
+        Ok(Folder { dir: Arc::new(dir), path: path.into(), device })
     }
 
-    /// Whether a file in it is of somebody who could not change the files of this process otherwise: where others may write, anybody may
-    /// have put it there under a name that haul would give one. The owner of the directory may replace every file in it, and so may the
-    /// system's administrator.
+    /// Whether a file in it is of somebody who could not change the files of this process otherwise: where everybody may write, anybody
+    /// may have put it there under a name that haul would give one. The owner of the directory may replace every file in it, and so may
+    /// the system's administrator.
     pub(super) fn is_of_stranger(&self, file: &Metadata) -> bool {
-        let own = rustix::process::geteuid().as_raw();
-        self.owner.is_some_and(|owner| ![own, owner, 0].contains(&file.uid()))
+        if [rustix::process::geteuid().as_raw(), 0].contains(&file.uid()) {
+            return false;
+        }
+        // As the directory is now: somebody may have changed who may write there.
+        let Ok(stat) = rustix::fs::fstat(&self.dir) else { return true };
+        let maps_users = || rustix::fs::fstatfs(&self.dir).is_ok_and(|stat| MAPS_USERS.contains(&stat.f_type));
+        stat.st_mode & OTHERS_WRITE != 0 && file.uid() != stat.st_uid && !maps_users()
     }
 
     /// Whether both are handles of one directory.

@@ -372,4 +372,25 @@ mod tests {
         assert!(Part::find(&root, "", key).unwrap().is_none());
         assert_eq!(std::fs::read(&names[1]).unwrap(), b"half");
     }
+
+    /// A copy may have holes in the place of zeros: what it claims is not there by the measure of each sync.
+    #[test]
+    fn a_part_with_holes_claims_nothing() {
+        use rustix::fs::FallocateFlags;
+        let place = tempfile::tempdir_in(".").unwrap();
+        let root = Arc::new(Root::open(place.path()).unwrap());
+        let key = PartKey { name: "k", is_shared: false };
+        let part = Part::create(&root, "", key).unwrap();
+        part.place.disk.write(0, &vec![0; 20_000]).unwrap();
+        let stored = Stored { ranges: RangeSet::from_start(20_000), ..Stored::default() };
+        assert!(part.place.save(&stored, part.place.announce_save()).is_ok());
+        drop(part);
+        assert!(Part::find(&root, "", key).unwrap().unwrap().stored().is_some());
+        let file = File::options().write(true).open(place.path().join(part_name("k"))).unwrap();
+        if !crate::files::device::loses_bytes_silently(&file).unwrap() {
+            return;
+        }
+        rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 4_096, 8_192).unwrap();
+        assert!(Part::find(&root, "", key).unwrap().unwrap().stored().is_none());
+    }
 }

@@ -43,8 +43,10 @@ func main() {
 			log.Fatalf("%q", part)
 		}
 	}
-	for runtime.NumGoroutine() > before+others {
-		time.Sleep(10 * time.Millisecond)
+	for limit := time.Now().Add(50 * time.Second); runtime.NumGoroutine() > before+others; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			log.Fatal("something is left running")
+		}
 	}
 	fmt.Println("nothing is left")
 }

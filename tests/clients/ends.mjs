@@ -4,6 +4,9 @@
 
 import { Client, HaulError } from 'haul-client';
 
+// Only where something is left running.
+setTimeout(() => process.exit(1), 50_000).unref();
+
 const client = new Client(process.argv[2]);
 const told = (error) => console.log(error instanceof HaulError && !error.reason ? error.message : error);
 const { jobId } = await client.submit({ title: 'open', open: true });

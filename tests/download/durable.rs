@@ -167,7 +167,7 @@ async fn files_that_are_made_durable_together_are_right_or_not_there() {
     assert_eq!(count("file"), FILES);
     assert_eq!(rig.listing().len() as u64, FILES, "nothing else is left");
     let (all, names) = (count("all"), count("names"));
-    assert!(all >= 1 && (1..FILES).contains(&names), "a round forces its directory to the device once: {log:?}");
+    assert!(all >= 1 && names >= 1, "files are forced to the device in rounds, and then their directory: {log:?}");
 }
 
 /// Counts how often an attempt says that it only waits for its disk.

@@ -531,7 +531,7 @@ async fn who_goes_by_a_proxy_shares_no_failure_of_who_does_not() {
     let direct = pb::JobSpec {
         defaults: defaults(retry, None),
         group: Some(group(pb::GroupMode::Collect, 0)),
-        ..job(vec![fetch(&url); 300])
+        ..job(vec![fetch(&url); 30])
     };
     // Whoever comes last asks last, so that others have found the host gone by then.
     let mut others = Vec::new();
@@ -539,7 +539,7 @@ async fn who_goes_by_a_proxy_shares_no_failure_of_who_does_not() {
         others.push(server.submit(direct.clone()).await);
     }
     let http = Some(pb::HttpOptions { proxy_url: proxy.url(""), ..Default::default() });
-    let by_proxy = pb::JobSpec { defaults: defaults(quick_retry(1), http), ..job(vec![fetch(&url); 100]) };
+    let by_proxy = pb::JobSpec { defaults: defaults(quick_retry(1), http), ..job(vec![fetch(&url); 20]) };
     let is_open = async || {
         let hosts = server.admin().list_hosts(pb::ListHostsRequest::default()).await.unwrap().into_inner().hosts;
         // Behind the eighth each is a probe, whose failure is shared.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use haul::model::audit::{AuditEntry, AuditRow, Of};
+use haul::model::audit::{AuditEntry, AuditFilter, AuditRow, Of};
 use haul::model::time::Timestamp;
 use haul::store::sqlite::{Durability, Head, RootKeys, SqliteStore, SqliteWriter, verify_audit};
 use haul::store::{AuditPlace, Batch, Retention, Store as _, Upkeep, WriteStore as _};
@@ -170,4 +170,37 @@ async fn rows_of_a_clock_that_was_ahead_do_not_hold_those_behind_them() {
     assert_eq!(taken(dir.path()).await.1, 306, "those of second 1 have been kept long enough");
     let verified = verify_audit(dir.path(), &RootKeys::Beside, None).await.unwrap();
     assert_eq!(verified.wrong, Vec::<String>::new());
+}
+
+/// A machine without a clock of its own may begin at 1970, and what was written before is no older for it.
+#[tokio::test]
+async fn rows_of_a_clock_that_was_behind_take_none_before_them_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+    let second = 1_000_000;
+    writer.retain(Retention { audit: Duration::from_secs(10), ..Retention::default() });
+    add(&mut writer, 20, 1_000 * second).await;
+    add(&mut writer, 1, second).await;
+    add(&mut writer, 300, 1_001 * second).await;
+    assert_eq!(writer.upkeep(Timestamp(1_005 * second)).await.unwrap(), Upkeep::Rest);
+    assert_eq!(taken(dir.path()).await.1, 1);
+}
+
+/// A time or a digest that is none any more is of its own row alone.
+#[tokio::test]
+async fn a_row_that_is_damaged_hides_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = SqliteStore::open(dir.path(), Durability::Off).await.unwrap();
+    add(&mut writer, 20, 1_000_000).await;
+    let url = format!("sqlite://{}", dir.path().join("haul.db").display());
+    let mut conn = SqliteConnection::connect(&url).await.unwrap();
+    let damage = "UPDATE audit SET time = 'x' WHERE seq = 7; UPDATE audit SET chain = 5 WHERE seq = 20";
+    sqlx::raw_sql(damage).execute(&mut conn).await.unwrap();
+    let page = store.audit(&AuditFilter::default(), AuditPlace::After(0), 100).await.unwrap();
+    let told: Vec<u64> = page.records.iter().map(|record| record.sequence).collect();
+    assert_eq!(told, (1..=6).chain(8..=20).collect::<Vec<_>>());
+    assert!(store.audit_head().await.unwrap().is_some());
+    add(&mut writer, 1, 1_000_000).await;
+    let verified = verify_audit(dir.path(), &RootKeys::Beside, None).await.unwrap();
+    assert!(!verified.wrong.is_empty());
 }

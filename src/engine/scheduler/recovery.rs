@@ -190,6 +190,10 @@ impl Scheduler {
 
     /// Takes in an attempt that was cut, by `event`. One whose task stands in no lane of its job can never be made anew.
     pub(super) fn recover_attempt(&mut self, id: TaskId, task: StoredTask, event: TaskEvent, now: Timestamp) {
+        // One that cannot be read was left out.
+        if self.jobs.get(id.job).is_none() {
+            return;
+        }
         if self.queue.host_of(id.job, task.lane).is_some() {
             return self.end_attempt(id, task, event, false, now);
         }

@@ -11,8 +11,8 @@ use crate::model::time::Timestamp;
 
 /// The rest before the second reading; doubled with each that follows.
 const REST_MIN: Duration = Duration::from_secs(1);
-/// The longest rest.
-const REST_MAX: Duration = Duration::from_secs(60);
+/// The longest rest. Whoever asks something of the job waits for its end.
+const REST_MAX: Duration = Duration::from_secs(10);
 /// How long after a reading a contradiction is the first one again.
 const FORGOTTEN: Duration = Duration::from_secs(120);
 
@@ -56,7 +56,7 @@ mod tests {
             rests.push(rest.as_secs());
             now = now.plus(rest);
         }
-        assert_eq!(rests, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(rests, [0, 1, 2, 4, 8, 10, 10, 10, 10, 10]);
         assert_eq!(rereads.begin(other, now), Duration::ZERO, "each job by itself");
         now = now.plus(FORGOTTEN);
         assert_eq!((rereads.begin(id, now), rereads.0.len()), (Duration::ZERO, 1), "it went well for long");

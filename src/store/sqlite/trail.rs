@@ -31,8 +31,16 @@ const BEFORE_ALL: [u8; 32] = [0; 32];
 
 static ROWS: Insert = Insert::new("audit (seq, time, row, chain)", 4, "");
 
-/// A row as its columns have it.
-pub(super) type Columns = (i64, i64, Text, Vec<u8>);
+/// A row as its columns have it. A time is none where it is no number any more.
+pub(super) type Columns = (i64, Option<i64>, Text, Vec<u8>);
+
+/// The [`Columns`] of a row, whatever damage has made of its values: one row ends no read of others.
+macro_rules! columns {
+    () => {
+        "seq, CASE typeof(time) WHEN 'integer' THEN time END, row, CAST(chain AS BLOB)"
+    };
+}
+pub(super) use columns;
 
 /// The digest of a row.
 pub(super) fn link(vault: &Vault, before: &[u8], sequence: i64, time: i64, row: impl AsRef<[u8]>) -> [u8; 32] {
@@ -169,7 +177,7 @@ pub(super) async fn write<'a>(
         // Somewhat more, so that not every row has one removed.
         let surplus = if is_over { bytes.saturating_sub(kept.bytes - kept.bytes / 64) } else { 0 };
         let conn = script.conn().await?;
-        bytes -= prune(conn, vault, kept.since(now), surplus, limit as i64).await?.min(bytes);
+        bytes -= prune(conn, vault, (now, kept), surplus, limit as i64).await?.min(bytes);
         note_bytes(conn, vault, sequence, bytes).await?;
     }
     Ok(Some(Last { sequence, digest: before, bytes }))
@@ -182,9 +190,24 @@ async fn note_bytes(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, b
     sqlx::query(sql).bind(text).execute(conn).await.map(drop)
 }
 
+/// Which of the first `?1` rows go that are older than `?2`: those before the first one that is of the time from then to now, `?3`. A
+/// later one was written while the clock was ahead, and holds none behind it for years. An old one behind rows of that time was
+/// written while the clock was behind, and takes none of them along.
+macro_rules! is_old {
+    () => {
+        "time < ?2 AND seq < coalesce((SELECT min(k.seq) FROM (SELECT seq, time FROM audit ORDER BY seq LIMIT ?1 + 0) k \
+         WHERE k.time BETWEEN ?2 AND ?3), 9223372036854775807)"
+    };
+}
+
 /// Whether there are rows that need not be kept any longer at `now`.
 pub(super) async fn has_old(conn: &mut SqliteConnection, now: i64, kept: Kept) -> Result<bool, sqlx::Error> {
-    Ok(oldest(conn).await?.is_some_and(|oldest| oldest < kept.since(now)))
+    let sql = concat!(
+        "SELECT EXISTS (SELECT 1 FROM (SELECT seq, time FROM audit ORDER BY seq LIMIT ?1 + 0) WHERE ",
+        is_old!(),
+        ")"
+    );
+    sqlx::query_scalar(sql).bind(PRUNED_AT_ONCE as i64).bind(kept.since(now)).bind(now).fetch_one(conn).await
 }
 
 /// Removes some of these rows, where `last` is the last one of all, which is read where it is not known. Returns that one, and
@@ -200,7 +223,7 @@ pub(super) async fn remove_old(
         Some(last) => last,
         None => read_last(conn, vault).await?,
     };
-    let removed = prune(conn, vault, kept.since(now), 0, PRUNED_AT_ONCE as i64).await?;
+    let removed = prune(conn, vault, (now, kept), 0, PRUNED_AT_ONCE as i64).await?;
     last.bytes -= removed.min(last.bytes);
     note_bytes(conn, vault, last.sequence, last.bytes).await?;
     Ok((last, removed > 0))
@@ -233,28 +256,32 @@ async fn read_bytes(conn: &mut SqliteConnection, vault: &Vault) -> Result<u64, F
     Ok(bytes + u64::try_from(since).unwrap_or_default())
 }
 
-/// The time of the oldest row, as far as rows are looked at to remove some. The first one need not be that: while it was written
-/// the clock may have been ahead, and it must not hold those behind it for years.
-async fn oldest(conn: &mut SqliteConnection) -> Result<Option<i64>, sqlx::Error> {
-    let sql = "SELECT min(time) FROM (SELECT time FROM audit ORDER BY seq LIMIT ?1 + 0)";
-    sqlx::query_scalar(sql).bind(PRUNED_AT_ONCE as i64).fetch_one(conn).await
-}
-
 /// A row that is removed last, its digest, and the bytes of all that are.
 type Pruned = (i64, Vec<u8>, i64);
 
-/// Removes the oldest rows, where they are older than `time` or among the first `surplus` bytes. Returns what they took.
-async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, surplus: u64, limit: i64) -> Result<u64, Fault> {
+/// Removes the oldest rows, where they need not be kept any longer at `now` or are among the first `surplus` bytes. Returns what they
+/// took.
+async fn prune(
+    conn: &mut SqliteConnection,
+    vault: &Vault,
+    (now, kept): (i64, Kept),
+    surplus: u64,
+    limit: i64,
+) -> Result<u64, Fault> {
     // Mostly none is: then their times are all that is looked at.
-    if surplus == 0 && oldest(conn).await?.is_none_or(|oldest| oldest >= time) {
+    if surplus == 0 && !has_old(conn, now, kept).await? {
         return Ok(0);
     }
-    let sql = "SELECT seq, chain, upto FROM (SELECT seq, time, chain, own, sum(own) OVER (ORDER BY seq) AS upto FROM \
-               (SELECT seq, time, chain, octet_length(row) + ?4 AS own FROM audit ORDER BY seq LIMIT ?1 + 0)) \
-               WHERE time < ?2 OR upto - own < ?3 ORDER BY seq DESC LIMIT 1";
+    let sql = concat!(
+        "SELECT seq, CAST(chain AS BLOB), upto FROM (SELECT seq, time, chain, own, sum(own) OVER (ORDER BY seq) AS upto FROM \
+         (SELECT seq, time, chain, octet_length(row) + ?5 AS own FROM audit ORDER BY seq LIMIT ?1 + 0)) WHERE ",
+        is_old!(),
+        " OR upto - own < ?4 ORDER BY seq DESC LIMIT 1"
+    );
     let found: Option<Pruned> = sqlx::query_as(sql)
         .bind(limit)
-        .bind(time)
+        .bind(kept.since(now))
+        .bind(now)
         .bind(i64::try_from(surplus).unwrap_or(i64::MAX))
         .bind(ROW_BYTES as i64)
         .fetch_optional(&mut *conn)
@@ -274,7 +301,7 @@ async fn prune(conn: &mut SqliteConnection, vault: &Vault, time: i64, surplus: u
 
 /// Goes on behind the last row with another key: what stands up to there cannot be verified any more.
 pub(super) async fn begin_anew(conn: &mut SqliteConnection, vault: &Vault) -> Result<(), sqlx::Error> {
-    let sql = "SELECT seq, chain, (SELECT min(seq) FROM audit) FROM audit ORDER BY seq DESC LIMIT 1";
+    let sql = "SELECT seq, CAST(chain AS BLOB), (SELECT min(seq) FROM audit) FROM audit ORDER BY seq DESC LIMIT 1";
     let last: Option<(i64, Vec<u8>, i64)> = sqlx::query_as(sql).fetch_optional(&mut *conn).await?;
     let start = if let Some((sequence, chain, first)) = last {
         Some(Start::new(vault, sequence, &chain, Earlier::GivenUp(first)))
@@ -303,11 +330,11 @@ async fn is_whole(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, cha
         Some(start) if sequence == start.sequence + 1 => Some(start.before),
         None if sequence == 1 => Some(BEFORE_ALL.to_vec()),
         _ => {
-            let sql = "SELECT chain FROM audit WHERE seq = ?1";
+            let sql = "SELECT CAST(chain AS BLOB) FROM audit WHERE seq = ?1";
             sqlx::query_scalar(sql).bind(sequence - 1).fetch_optional(&mut *conn).await?
         }
     };
-    let sql = "SELECT time, row FROM audit WHERE seq = ?1";
+    let sql = "SELECT CAST(time AS INTEGER), row FROM audit WHERE seq = ?1";
     let row: Option<(i64, Text)> = sqlx::query_as(sql).bind(sequence).fetch_optional(conn).await?;
     Ok(before
         .zip(row)
@@ -332,11 +359,11 @@ pub(super) async fn list(
     while looked < LOOK_MAX {
         let ask = match place {
             AuditPlace::After(sequence) => {
-                let sql = "SELECT seq, time, row, chain FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2 + 0";
+                let sql = concat!("SELECT ", columns!(), " FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2 + 0");
                 Ask::new(sql).bind(sequence.min(i64::MAX as u64) as i64)
             }
             AuditPlace::Before(sequence) => {
-                let sql = "SELECT seq, time, row, chain FROM audit WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2 + 0";
+                let sql = concat!("SELECT ", columns!(), " FROM audit WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2 + 0");
                 Ask::new(sql).bind(sequence.min(i64::MAX as u64) as i64)
             }
         };
@@ -364,12 +391,13 @@ pub(super) async fn list(
 }
 
 fn record((sequence, time, row, chain): Columns) -> Result<AuditRecord, StoreError> {
+    let time = time.ok_or_else(|| StoreError::Unreadable(format!("row {sequence} of the audit has no time")))?;
     let row = AuditRow { time: Timestamp(time), ..lines::parse(&row, format_args!("row {sequence} of the audit"))? };
     Ok(AuditRecord { sequence: sequence as u64, row, chain })
 }
 
 pub(super) async fn head(reader: &Reader) -> Result<Option<String>, StoreError> {
-    let ask = Ask::new("SELECT seq, chain FROM audit ORDER BY seq DESC LIMIT 1");
+    let ask = Ask::new("SELECT seq, CAST(chain AS BLOB) FROM audit ORDER BY seq DESC LIMIT 1");
     let found: Option<(i64, Vec<u8>)> = reader.first(ask).await?;
     Ok(found.map(|(sequence, chain)| format!("{sequence}:{}", hex(&chain))))
 }

@@ -8,7 +8,7 @@ use sqlx::{Connection as _, SqliteConnection};
 use crate::store::sqlite::keys::{Keyring, RootKeys};
 use crate::store::sqlite::open_error::OpenError;
 use crate::store::sqlite::schema;
-use crate::store::sqlite::trail::{self, Columns, Earlier, hex, unhex};
+use crate::store::sqlite::trail::{self, Columns, Earlier, columns, hex, unhex};
 use crate::vault::Vault;
 
 /// Findings that are told.
@@ -81,7 +81,7 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, wanted: Option<&Head
     let mut is_wanted_there =
         wanted.is_none_or(|head| head.sequence == first && earlier == Earlier::Removed && head.digest == before);
     let mut rows =
-        sqlx::query_as::<_, Columns>("SELECT seq, time, row, chain FROM audit ORDER BY seq").fetch(&mut *conn);
+        sqlx::query_as::<_, Columns>(concat!("SELECT ", columns!(), " FROM audit ORDER BY seq")).fetch(&mut *conn);
     while let Some((at, time, row, chain)) = rows.try_next().await? {
         let mut tell = |what: String| {
             if verified.wrong.len() < TOLD_MAX {
@@ -111,7 +111,7 @@ async fn follow(conn: &mut SqliteConnection, vault: &Vault, wanted: Option<&Head
         }
         if at != sequence + 1 {
             tell(missing(sequence + 1, at - 1));
-        } else if chain != trail::link(vault, &before, at, time, &row) {
+        } else if time.is_none_or(|time| chain != trail::link(vault, &before, at, time, &row)) {
             tell(format!("row {at} was changed, or was not written by this server"));
         }
         (sequence, before) = (at, chain);

@@ -75,6 +75,7 @@ export function SubmitPage() {
     violations.value = [];
     isGood.value = null;
     const kind = json.value === null ? kindOf(draft.value.urls) : "urls";
+    if (!validateOnly) await leaveOther();
     if (kind === "aria2" || kind === "metalink") return sendList(kind, validateOnly);
     const it = made();
     if (!it) return;
@@ -97,6 +98,14 @@ export function SubmitPage() {
       if (!violations.value.length) fault.value = found;
     }
     isBusy.value = false;
+  };
+  // A job whose list was cut. Where the list is another one by the next press, nobody asks for the rest of it.
+  const cut = useSignal<{ text: string; jobId: string } | null>(null);
+  const leaveOther = async () => {
+    const before = cut.peek();
+    if (!before || before.text === JSON.stringify([json.value, draft.value])) return;
+    cut.value = null;
+    await jobs.cancelJob({ jobId: before.jobId, reason: "its list was changed" }, CALL).catch(() => null);
   };
   // What no single message holds, or what only the server reads, goes into an open job. A job whose list does not read is
   // cancelled: none of it is asked for again. One whose server is away goes on with the next press: its tasks are there once.
@@ -123,6 +132,7 @@ export function SubmitPage() {
         requestId.value = null;
         if (id) await jobs.cancelJob({ jobId: id, reason: "its list could not be read" }, CALL).catch(() => null);
       } else {
+        if (id) cut.value = { text: requestId.peek()!.text, jobId: id };
         fault.value = id ? { ...found, message: `${found.message} Part of the list may be in the job; press Submit again to add the rest.` } : found;
       }
     }
