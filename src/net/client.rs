@@ -1,5 +1,6 @@
 //! The real [`Transport`]: requests over pooled connections that all came through the guard.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -62,7 +63,7 @@ impl HttpClient {
             proxies: None,
             egress: None,
             identities: Identities::default(),
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new()),
             tasks: Arc::new(Tasks::new()),
             windows: Arc::default(),
             is_swept: AtomicBool::new(false),
@@ -240,12 +241,14 @@ impl HttpClient {
 
     async fn dial(&self, endpoint: &Arc<Endpoint>, is_separate: bool) -> Result<Connection, Failure> {
         let (target, identity) = (&endpoint.target, &endpoint.identity);
-        let (link, remote) = if let Some(proxy) = identity.proxy() {
-            let of_proxy = self.egress.as_ref().map_or(&self.guard, |(_, guard)| guard);
-            through::connect(proxy, (&self.guard, of_proxy), identity, target).await?
-        } else {
-            let dialled = connect::dial(&self.guard, &target.host, target.port, identity.tenant()).await?;
-            (Link::Tcp(dialled.stream), dialled.remote)
+        self.pool.make_room(self.windows.unused());
+        let (link, remote) = match self.link(endpoint).await {
+            // Where there are no descriptors, those of kept connections are for the next attempt.
+            Err(failure) if failure.is_own => {
+                self.pool.close_unused();
+                return Err(failure);
+            }
+            linked => linked?,
         };
         let wire = if target.https {
             let is_http1 = endpoint.protocol() == Protocol::Http1Only;
@@ -263,6 +266,17 @@ impl HttpClient {
         let connection = established.await?;
         self.metrics.connected(Connect::Ok);
         Ok(endpoint.admit(connection, is_separate))
+    }
+
+    /// A connection of TCP to the endpoint, or to the proxy before it.
+    async fn link(&self, endpoint: &Endpoint) -> Result<(Link, SocketAddr), Failure> {
+        let (target, identity) = (&endpoint.target, &endpoint.identity);
+        if let Some(proxy) = identity.proxy() {
+            let of_proxy = self.egress.as_ref().map_or(&self.guard, |(_, guard)| guard);
+            return through::connect(proxy, (&self.guard, of_proxy), identity, target).await;
+        }
+        let dialled = connect::dial(&self.guard, &target.host, target.port, identity.tenant()).await?;
+        Ok((Link::Tcp(dialled.stream), dialled.remote))
     }
 
     /// With the first connection, since only then is the runtime known.

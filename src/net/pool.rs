@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime::{Handle, Id};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -27,18 +28,25 @@ use crate::net::target::Target;
 
 /// Unused connections kept for one endpoint.
 const IDLE_PER_ENDPOINT_MAX: usize = 128;
-/// Unused connections kept in all: each is a file descriptor.
+/// Unused connections of either protocol kept in all,
 const IDLE_MAX: usize = 1024;
+/// of so many descriptors that the process may have one: hosts that are done with take none from tasks and clients.
+const DESCRIPTORS_EACH: u64 = 16;
 /// HTTP/2 connections to one endpoint; beyond, requests queue on the least busy.
 const SHARED_MAX: usize = 8;
 /// The same where requests ask for connections of their own.
 const SEPARATE_MAX: usize = 32;
 
 /// All endpoints of a client.
-#[derive(Default)]
 pub(super) struct Pool {
     endpoints: Mutex<HashMap<Box<str>, Vec<Arc<Endpoint>>>>,
-    idle: Arc<AtomicUsize>,
+    idle: Arc<Idle>,
+}
+
+/// The unused connections of HTTP/1.1 at all endpoints.
+struct Idle {
+    count: AtomicUsize,
+    most: usize,
 }
 
 /// Where requests of one kind go, and the connections there.
@@ -48,7 +56,7 @@ pub(super) struct Endpoint {
     /// Held while dialling where HTTP/2 is possible, so that a burst of requests shares one connection.
     pub(super) dialling: Semaphore,
     connections: Mutex<Connections>,
-    idle: Arc<AtomicUsize>,
+    idle: Arc<Idle>,
 }
 
 #[derive(Default)]
@@ -84,6 +92,12 @@ pub(super) enum Choice {
 }
 
 impl Pool {
+    /// One that keeps fewer unused connections where the process may have few descriptors.
+    pub(super) fn new() -> Pool {
+        let most = most_of(getrlimit(Resource::Nofile).current);
+        Pool { endpoints: Mutex::default(), idle: Arc::new(Idle { count: AtomicUsize::new(0), most }) }
+    }
+
     /// The endpoint that a request to `url` goes to.
     pub(super) fn endpoint(&self, url: &Url, identity: &Arc<Identity>) -> Result<Arc<Endpoint>, Failure> {
         let (https, host, port) =
@@ -108,7 +122,7 @@ impl Pool {
 
     /// Returns how many connections of HTTP/1.1 wait for their next request.
     pub(super) fn unused(&self) -> usize {
-        self.idle.load(Ordering::Relaxed)
+        self.idle.count.load(Ordering::Relaxed)
     }
 
     /// Closes what has been idle for too long, and forgets endpoints that nobody uses.
@@ -117,6 +131,24 @@ impl Pool {
             list.retain(|endpoint| endpoint.expire(IDLE_TIME) > 0 || Arc::strong_count(endpoint) > 1);
             !list.is_empty()
         });
+    }
+
+    /// Closes the unused connections of HTTP/2, where there are as many (`unused`) as may be kept.
+    pub(super) fn make_room(&self, unused: usize) {
+        if unused >= self.idle.most {
+            let endpoints: Vec<_> = lock(&self.endpoints).values().flatten().cloned().collect();
+            for endpoint in endpoints {
+                lock(&endpoint.connections).http2.retain(|(http2, _)| http2.load() > 0);
+            }
+        }
+    }
+
+    /// Closes every connection that is not in use.
+    pub(super) fn close_unused(&self) {
+        let endpoints: Vec<_> = lock(&self.endpoints).values().flatten().cloned().collect();
+        for endpoint in endpoints {
+            endpoint.expire(Duration::ZERO);
+        }
     }
 
     /// Closes every connection that is not in use, and forgets the others, which close after their use.
@@ -158,7 +190,7 @@ impl Endpoint {
         let own = connections.http1.iter().rposition(|entry| entry.0.home() == here && fits(entry));
         let at = own.or_else(|| connections.http1.iter().rposition(fits));
         let taken = at.map(|at| connections.http1.remove(at).0);
-        self.idle.fetch_sub(before - connections.http1.len(), Ordering::Relaxed);
+        self.idle.count.fetch_sub(before - connections.http1.len(), Ordering::Relaxed);
         taken
     }
 
@@ -208,14 +240,14 @@ impl Endpoint {
         if !http1.is_ready() || http1.idle_max.is_zero() {
             return;
         }
-        if self.idle.fetch_add(1, Ordering::Relaxed) < IDLE_MAX {
+        if self.idle.count.fetch_add(1, Ordering::Relaxed) < self.idle.most {
             let mut connections = lock(&self.connections);
             if connections.http1.len() < IDLE_PER_ENDPOINT_MAX {
                 connections.http1.push((http1, Instant::now()));
                 return;
             }
         }
-        self.idle.fetch_sub(1, Ordering::Relaxed);
+        self.idle.count.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Takes note of a fresh connection. One of HTTP/2 is shared from now on, and the request has its share of it.
@@ -253,14 +285,29 @@ impl Endpoint {
         connections
             .http1
             .retain_mut(|(http1, since)| since.elapsed() < idle_max.min(http1.idle_max) && http1.is_ready());
-        self.idle.fetch_sub(before - connections.http1.len(), Ordering::Relaxed);
+        self.idle.count.fetch_sub(before - connections.http1.len(), Ordering::Relaxed);
         connections.http2.retain(|(http2, used)| (http2.load() > 0 || used.elapsed() < idle_max) && !http2.is_closed());
         connections.http1.len() + connections.http2.len()
     }
 }
 
+/// How many unused connections are kept where there may be so many descriptors; `None`: any number.
+fn most_of(descriptors: Option<u64>) -> usize {
+    descriptors.map_or(IDLE_MAX, |limit| usize::try_from(limit / DESCRIPTORS_EACH).unwrap_or(IDLE_MAX).min(IDLE_MAX))
+}
+
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        self.idle.fetch_sub(lock(&self.connections).http1.len(), Ordering::Relaxed);
+        self.idle.count.fetch_sub(lock(&self.connections).http1.len(), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_are_kept_where_descriptors_are_few() {
+        assert_eq!([Some(80), Some(1024), Some(1 << 20), None].map(most_of), [5, 64, 1024, 1024]);
     }
 }

@@ -1,9 +1,11 @@
 //! What the system grants a server: few descriptors, under peers that say nothing and messages that never end; small files; and no core dump.
 
+use std::net::Ipv4Addr;
+
 use bytes::Bytes;
 use haul::pb;
 use haul::pb::job_service_client::JobServiceClient;
-use haul::pb::{FailureReason, JobState};
+use haul::pb::{FailureReason, JobState, RetryPolicy, TaskOptions};
 use rustix::process::{Pid, Resource, Rlimit};
 use tokio::net::TcpStream;
 use tonic::transport::Channel;
@@ -87,6 +89,27 @@ async fn a_start_with_no_descriptors_for_clients_is_refused_with_words() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(refused.stdout.is_empty() && said.contains("`ulimit -n`"), "{said}");
+}
+
+/// A crawl: connections to hosts that are done with are kept for a while, and take no descriptors from the next ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_hosts_are_fetched_from_with_few_descriptors() {
+    let mut server = Server::start().await;
+    let origin = Origin::start_on(Ipv4Addr::UNSPECIFIED);
+    server.limit_descriptors(DESCRIPTORS).await;
+    origin.reply("/x", Reply::ok("fine"));
+    let port = origin.address().port();
+    let at = |n: u32| fetch(format!("http://127.1.{}.{}:{port}/x", n / 200, n % 200 + 1));
+    let once = RetryPolicy { max_attempts: Some(1), ..RetryPolicy::default() };
+    let mut crawl = job((0..3 * DESCRIPTORS).map(at).collect());
+    crawl.defaults = Some(TaskOptions { retry: Some(once), ..TaskOptions::default() });
+    let ended = server.run(crawl).await;
+    assert_eq!(ended.state(), JobState::Succeeded, "{ended:?}");
+    assert!(open_files(server.pid()) < DESCRIPTORS / 2, "{}", open_files(server.pid()));
+    // Whoever calls now is served, too.
+    let address = format!("http://{}", server.address);
+    let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+    JobServiceClient::new(channel).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
 }
 
 /// How many descriptors a server has open.
