@@ -97,11 +97,22 @@ pub(super) fn transfer_codings(headers: &HeaderMap) -> Result<Vec<Coding>, Failu
         return Err(fail("is not text"));
     }
     let names = names(headers, &header::TRANSFER_ENCODING);
+    // Chunks are undone only where the last line ends with them. What else is said of them would leave them in the file.
+    if names.last().is_some_and(|name| name == "chunked") && !is_undone(headers) {
+        return Err(fail("does not end with `chunked`, and names it last"));
+    }
     // Said twice, chunks were made once: more is forbidden (RFC 9112, section 7.1).
     let inner = names.iter().rposition(|name| name != "chunked").map_or(&[][..], |last| &names[..=last]);
     let known =
         |name: &String| Coding::named(name).ok_or_else(|| fail(&format!("`{name}` is not one that haul undoes")));
     bounded(inner.iter().filter(|name| *name != "identity").map(known).collect::<Result<_, _>>()?)
+}
+
+/// Returns whether hyper has undone the chunks of a body, as it does where they are the last member of the last line.
+fn is_undone(headers: &HeaderMap) -> bool {
+    let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back();
+    let member = last.and_then(|value| value.to_str().ok()).and_then(|list| list.rsplit(',').next());
+    member.is_some_and(|member| member.trim().eq_ignore_ascii_case("chunked"))
 }
 
 /// The tokens of a list, in lower case. What is not text has no tokens.
@@ -132,7 +143,10 @@ mod tests {
             transfer_codings(&values.collect())
         };
         assert_eq!(of(&[b"gzip, chunked"]), Ok(vec![Coding::Gzip]));
-        for bad in [&[&b"gz\xefp"[..]][..], &[b"chunked", b"\xe9"], &[b"what, chunked"]] {
+        assert_eq!(of(&[b"chunked,", b", chunked"]), Ok(vec![]));
+        for bad in
+            [&[&b"gz\xefp"[..]][..], &[b"chunked", b"\xe9"], &[b"what, chunked"], &[b"chunked,"], &[b"chunked", b","]]
+        {
             assert_eq!(of(bad).unwrap_err().reason, FailureReason::Protocol, "{bad:?}");
         }
     }

@@ -206,7 +206,7 @@ impl Scan {
             let next = bytes.get(start + length + 1).copied();
             let line = &bytes[start..];
             let may_go_on = next.is_none() && length < LINE_BYTES_MAX && self.handed_on == 0;
-            if may_go_on && (self.names_no_coding(line) || self.may_be_surplus(line)) {
+            if may_go_on && (self.names_no_coding(line) || self.is_open(line) || self.may_be_surplus(line)) {
                 // What it says depends on whether the next line goes on with it.
                 return Look::GoesOn { held: bytes.len() - start };
             }
@@ -253,6 +253,11 @@ impl Scan {
     /// Whether a line names no transfer coding at all.
     fn names_no_coding(&self, line: &[u8]) -> bool {
         self.lines > 0 && coding_of(line).is_some_and(|(_, list)| members(list).next().is_none())
+    }
+
+    /// Whether a list of transfer codings ends with a comma, behind which a fold may add one.
+    fn is_open(&self, line: &[u8]) -> bool {
+        self.lines > 0 && coding_of(line).is_some_and(|(_, list)| list.ends_with(b","))
     }
 
     /// Whether a line may be passed over as one that frames the body as a line before it does.
@@ -310,7 +315,11 @@ impl Scan {
                     self.before = Before::Identity;
                 } else if is_fold {
                     self.is_chunked &= self.before != Before::Coding;
-                } else if let Some((_, list)) = coding_of(header) {
+                } else if coding_of(header).is_some() {
+                    if !self.goes_on {
+                        end_with_member(line);
+                    }
+                    let list = coding_of(line).map_or(&[][..], |(_, list)| list);
                     self.is_chunked = list.is_ascii() && ends_chunked(list);
                     self.before = Before::Coding;
                 } else {
@@ -350,6 +359,14 @@ impl Scan {
 /// Makes spaces of control characters.
 fn clean(line: &mut [u8]) {
     line.iter_mut().filter(|byte| byte.is_ascii_control() && **byte != b'\t').for_each(|byte| *byte = b' ');
+}
+
+/// Makes spaces of the empty members that a list ends with. They mean nothing, and hyper takes the last member for the one that
+/// frames the body, whatever it is.
+fn end_with_member(line: &mut [u8]) {
+    let is_of_member = |byte: &u8| *byte != b',' && !byte.is_ascii_whitespace();
+    let end = line.iter().rposition(is_of_member).map_or(0, |last| last + 1);
+    line[end..].fill(b' ');
 }
 
 /// Puts a status line right that curl takes: `http/1.1`, several spaces before the status, and none behind it. What is

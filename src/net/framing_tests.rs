@@ -76,6 +76,14 @@ fn what_is_odd_is_put_right_wherever_it_is_cut() {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, chunked\r\n\r\n".into(),
         ),
         (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked ,\t,\r\n\r\n3;a\nabc\n0;\n\nX".into(),
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked    \r\n\r\n3\r\nabc\r\n0\r\n\r\nX".into(),
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip,\r\n chunked\r\n\r\n".into(),
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip,\r\n chunked\r\n\r\n".into(),
+        ),
+        (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: \r\nX: 1\r\n\r\n".into(),
             "HTTP/1.1 200 OK\r\nTransfer-Encoding  \r\nX: 1\r\n\r\n".into(),
         ),

@@ -31,7 +31,7 @@ const ANSWERS: u64 = 40;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Lines about the framing of which at most some clients make sense, `#` for the length.
-const ODD_FRAMINGS: [&str; 21] = [
+const ODD_FRAMINGS: [&str; 24] = [
     "Content-Length: #\r\nContent-Length: 3\r\n",
     "Content-Length: #, #\r\n",
     "Content-Length: #\r\n 1\r\n",
@@ -47,6 +47,9 @@ const ODD_FRAMINGS: [&str; 21] = [
     "Content-Length\0: #\r\n",
     "Transfer-Encoding: chunked, identity\r\n",
     "Transfer-Encoding: identity, chunked\r\n",
+    "Transfer-Encoding: chunked,\r\n",
+    "Transfer-Encoding: , chunked ,\t,\r\nContent-Length: #\r\n",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: ,\r\n",
     "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
     "Transfer-Encoding: xchunked\r\n",
     "Transfer-Encoding:\r\n chunked\r\n",
