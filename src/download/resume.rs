@@ -124,7 +124,8 @@ pub(super) fn ask_for(held: &Stored, source: &str, range: Range<u64>, has_digest
     let if_range = if is_own { binding.version.strong_validator().to_owned() } else { String::new() };
     let will_be_proved = !if_range.is_empty() && !binding.is_pieced;
     let will_be_checked = has_digest || !binding.announced.is_empty();
-    let may_be_checked = will_be_checked && binding.version.total.is_some() && held.may_share_with(source);
+    let may_tell_size = binding.version.total.is_some() || is_own;
+    let may_be_checked = will_be_checked && may_tell_size && held.may_share_with(source);
     let may_join = will_be_proved || may_be_checked;
     // A range up to the end is asked for without an end, so that the answer also tells when there is more than expected.
     let end = if Some(range.end) == binding.version.total { u64::MAX } else { range.end };
@@ -199,6 +200,8 @@ fn whole(held: Option<&Stored>, ask: &Ask, answer: &Answer, has_digest: bool) ->
     }
     match held.admit(&answer.seen, has_digest) {
         Err(why) => begin(why),
+        // Only its size speaks for it, and that was not known: to begin with it costs no more than to compare it.
+        Ok(admitted) if total.is_none() && admitted.binding().is_pieced => begin(Why::Unproven),
         // The same version, and yet not the range: an origin that does not understand `If-Range`, perhaps.
         Ok(_) if ask.range.is_some() && !ask.if_range.is_empty() => {
             Verdict::AskAgain(Ask { if_range: String::new(), ..ask.clone() })

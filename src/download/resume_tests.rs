@@ -291,7 +291,22 @@ fn weak_validators_prove_nothing() {
         let answers = || vec![Answer { ..whole_of(held.clone()) }];
         check(vec![row("the whole again", held.clone(), answers(), unproven)]);
         let again = vec![part_of(held.clone(), 40, 99)];
-        check(vec![with_digest("a digest vouches", held.clone(), again, "40- = join by digest")]);
+        let unknown = Version { total: None, ..held.clone() };
+        check(vec![
+            with_digest("a digest vouches", held.clone(), again.clone(), "40- = join by digest"),
+            with_digest(
+                "it does, where only this answer tells the size",
+                unknown.clone(),
+                again,
+                "40- = join by digest",
+            ),
+            with_digest(
+                "the whole, where the size was not known",
+                unknown,
+                answers(),
+                "40- whole = begin: nothing proves that the content is the same",
+            ),
+        ]);
     }
 }
 

@@ -132,7 +132,8 @@ impl Stored {
     /// a digest of the whole.
     ///
     /// A strong validator of the same source proves it. A digest of the whole that is still to be checked may vouch
-    /// instead, as long as the sizes agree and the source does not itself say that its content changed.
+    /// instead, as long as the sizes agree and the source does not itself say that its content changed. Where the size was not
+    /// known, the same source may tell it now.
     pub fn admit(&self, seen: &Binding, has_digest: bool) -> Result<Admitted, Why> {
         let held = &self.binding;
         let is_shorter = seen.version.total.is_some_and(|total| total < self.ranges.end());
@@ -148,7 +149,8 @@ impl Stored {
         if !self.may_share_with(&seen.source) {
             return Err(Why::ChecksumMismatch);
         }
-        if will_be_checked && held.version.has_size_of(&seen.version) && !is_contradicted {
+        let is_sized_now = is_same_source && held.version.total.is_none() && seen.version.total.is_some();
+        if will_be_checked && (held.version.has_size_of(&seen.version) || is_sized_now) && !is_contradicted {
             return Ok(self.vouched_for(seen));
         }
         let tags_differ = !held.version.etag.is_empty() && held.version.etag != seen.version.etag;

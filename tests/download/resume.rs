@@ -102,6 +102,25 @@ async fn without_validators_nothing_is_continued_unless_a_digest_vouches() {
     assert_eq!(rig.read("job/f"), other.bytes());
 }
 
+/// Some servers make the length of an answer known only by its end, and that of a range by its `Content-Range`.
+#[tokio::test]
+async fn a_digest_vouches_also_where_the_first_answer_had_no_length() {
+    let object = Object::new(1, SIZE).no_etag().no_last_modified();
+    let rig = Rig::new();
+    let cut = object.clone();
+    rig.origin.handle("/f", move |request| cut.respond(request).chunked(10_000).cut_at(CUT, Cut::Fin));
+    let spec = DownloadSpec { checksums: vec![checksum(Algorithm::Sha256, &object.bytes())], ..rig.spec("/f") };
+    for _ in 0..2 {
+        rig.failed(&spec).await;
+    }
+    rig.origin.object("/f", object.clone());
+    let (result, report) = rig.done(&spec).await;
+    assert_eq!(rig.read("job/f"), object.bytes());
+    assert_eq!(result.checksums, spec.checksums);
+    assert_eq!(report.resume_kind, ResumeKind::Continued);
+    assert_eq!(rig.ranges("/f"), ["-", "bytes=100000-", "bytes=200000-"]);
+}
+
 /// A process was killed after it had finished a file of this key, before it could remove the checkpoint; the file is gone,
 /// and the key begins anew.
 #[tokio::test]
