@@ -118,7 +118,7 @@ fn headers(ask: &Ask, known: Option<&Record>) -> Result<HeaderMap, Failure> {
     }
     if let Some(record) = known {
         insert(&mut headers, IF_NONE_MATCH, &record.etag)?;
-        insert(&mut headers, IF_MODIFIED_SINCE, &record.last_modified)?;
+        insert(&mut headers, IF_MODIFIED_SINCE, record.telling_date())?;
     }
     Ok(headers)
 }

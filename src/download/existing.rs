@@ -63,7 +63,7 @@ impl Known {
         match &self.maker {
             Maker::Other { last_modified } => agree(last_modified, &seen.last_modified),
             Maker::Download(record) if record.etag.is_empty() && seen.etag.is_empty() => {
-                agree(&record.last_modified, &seen.last_modified)
+                agree(record.telling_date(), &seen.last_modified)
             }
             Maker::Download(record) => seen.has_strong_etag() && record.etag == seen.etag,
         }
@@ -143,7 +143,7 @@ pub(super) fn known_file(order: &Order<'_>, name: &str) -> Result<Option<Known>,
     let known = found.map(|(name, existing)| Known { name, size: existing.size, maker: existing.maker });
     let can_be_known = |known: &Known| {
         let has_validator = match &known.maker {
-            Maker::Download(record) => !record.etag.is_empty() || !record.last_modified.is_empty(),
+            Maker::Download(record) => !record.etag.is_empty() || !record.telling_date().is_empty(),
             Maker::Other { last_modified } => !last_modified.is_empty(),
         };
         has_validator && order.spec.expected_bytes.is_none_or(|bytes| bytes == known.size)

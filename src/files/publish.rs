@@ -30,7 +30,9 @@ impl Bound {
         is_of_task: bool,
     ) -> Result<Committed, Failure> {
         let (place, binding) = self.into_parts();
+        let has_date = !binding.version.last_modified.is_empty();
         let record = Record {
+            is_young: has_date && !binding.version.has_strong_date(),
             key: place.key.clone(),
             source: binding.source,
             url: binding.final_url,

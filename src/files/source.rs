@@ -40,6 +40,9 @@ pub struct Record {
     /// As sent.
     #[serde(skip_serializing_if = "is_default")]
     pub last_modified: String,
+    /// Whether that date was so young when the file was sent that it may be the one of another version, too.
+    #[serde(skip_serializing_if = "is_default")]
+    pub is_young: bool,
     /// As sent.
     #[serde(skip_serializing_if = "is_default")]
     pub content_type: String,
@@ -114,13 +117,21 @@ impl Existing {
 }
 
 impl Record {
+    /// The date of the last modification, where an answer that has it, too, is of the same version; empty: there is none.
+    pub fn telling_date(&self) -> &str {
+        if self.is_young { "" } else { &self.last_modified }
+    }
+
     /// Remembers this with `file`, whose bytes are complete, and says what the file is identified by from then on. A file
     /// system without attributes is not a reason to fail.
     pub(super) fn write(&mut self, file: &File, metadata: &Metadata) -> CreatedFile {
         self.size = metadata.len();
         self.modified = nanos(metadata);
         let kept = self.keep(file) || self.shorter().iter().any(|record| record.keep(file));
-        if !kept && let Ok(date) = httpdate::parse_http_date(&self.last_modified) {
+        if !kept
+            && !self.is_young
+            && let Ok(date) = httpdate::parse_http_date(&self.last_modified)
+        {
             let seconds = date.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             let time = Timespec { tv_sec: seconds as i64, tv_nsec: 0 };
             let _ = rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time });

@@ -122,6 +122,24 @@ async fn skip_keeps_what_is_verifiably_the_same() {
     assert_eq!(rig.read("job/f"), b"abd", "somebody else's by now");
 }
 
+/// RFC 9110, section 8.8.2.2: what was sent a moment after it had changed may have changed once more within the same second.
+#[tokio::test]
+async fn skip_takes_no_date_for_a_proof_that_was_young_when_the_file_came() {
+    let mut rig = Rig::new();
+    rig.part_is_shared = true;
+    let spec = DownloadSpec { on_conflict: Some(OnConflict::Skip), path: String::new(), ..rig.spec("/f") };
+    for (made, is_kept) in [("Tue, 01 Sep 2026 10:00:01 GMT", false), ("Tue, 01 Sep 2026 10:01:00 GMT", true)] {
+        for seed in [1, 2] {
+            let object = Object::new(seed, SIZE).no_etag().last_modified("Tue, 01 Sep 2026 10:00:00 GMT");
+            rig.origin.handle("/f", move |request| object.respond(request).header("Date", made));
+            let skips = seed == 2 && is_kept;
+            assert_eq!(rig.done(&spec).await.0.skipped, skips, "{made}, {seed}");
+            assert_eq!(rig.read("job/f"), Object::new(if skips { 1 } else { seed }, SIZE).bytes());
+        }
+    }
+    assert_eq!(rig.listing(), ["job", "job/f"]);
+}
+
 #[tokio::test]
 async fn skip_does_not_replace_what_came_from_elsewhere() {
     let mut rig = Rig::new();
