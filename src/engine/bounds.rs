@@ -1,5 +1,7 @@
 //! How much is held, read and moved at once. Plain numbers, which simulations make small to see every limit at work.
 
+use crate::model::limits::Limits;
+
 /// The bounds of an engine's memory and of its pieces of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -24,11 +26,24 @@ pub struct Bounds {
     pub crowded_bytes: usize,
     /// Changed jobs that are kept for those who follow many and look late: some megabytes.
     pub changed_jobs: usize,
+    /// Attempts that run at once at most, whatever the limits allow.
+    pub attempts: u32,
 }
 
 impl Bounds {
     /// How many times the memory of the queue is that of the jobs.
     pub const JOBS: usize = 16;
+
+    /// Says in the log where more attempts are allowed than there may be.
+    pub fn warn_of(&self, limits: &Limits) {
+        if limits.max_concurrent_tasks > self.attempts {
+            let (allowed, possible) = (limits.max_concurrent_tasks, self.attempts);
+            tracing::warn!(
+                "max_concurrent_tasks is {allowed}, and {possible} tasks run at once: more would use up what may be open of files \
+                 and connections; allow more of these (`ulimit -n`, `LimitNOFILE=`)"
+            );
+        }
+    }
 }
 
 impl Default for Bounds {
@@ -44,6 +59,7 @@ impl Default for Bounds {
             piece_share: 256,
             crowded_bytes: 4 << 20,
             changed_jobs: 100_000,
+            attempts: u32::MAX,
         }
     }
 }

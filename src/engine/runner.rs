@@ -95,7 +95,7 @@ impl Runner {
         let (threads, workers) = Workers::start(parts.workers, &parts.make).await?;
         let roots = Arc::new(parts.roots);
         let runner = Runner {
-            hosts: Hosts::new(parts.limits.clone(), parts.clock.clone()),
+            hosts: Hosts::with_attempts(parts.limits.clone(), parts.bounds.attempts, parts.clock.clone()),
             server_bytes: Arc::new(ByteRate::new(parts.limits.bytes_per_second)),
             files: Arc::new(JobFiles::new(
                 roots.clone(),

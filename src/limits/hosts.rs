@@ -40,6 +40,8 @@ pub struct Hosts {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) rules: Rules,
+    /// Attempts that work at once at most, whatever the limits allow.
+    attempts_max: u32,
     pub(super) table: Table,
     pub(super) queues: Queues,
     pub(super) places: Places,
@@ -145,7 +147,7 @@ impl Inner {
     }
 
     pub(super) fn places_max(&self) -> usize {
-        self.rules.limits.max_concurrent_tasks as usize
+        self.rules.limits.max_concurrent_tasks.min(self.attempts_max) as usize
     }
 
     fn is_full(&self, host: &Host, now: Timestamp) -> bool {
@@ -156,8 +158,14 @@ impl Inner {
 impl Hosts {
     /// Returns a table under these limits in which no host is known yet.
     pub fn new(limits: Limits, clock: Clock) -> Arc<Hosts> {
+        Hosts::with_attempts(limits, u32::MAX, clock)
+    }
+
+    /// As [`Hosts::new`], where no more than `attempts_max` attempts work at once, whatever the limits allow.
+    pub fn with_attempts(limits: Limits, attempts_max: u32, clock: Clock) -> Arc<Hosts> {
         let inner = Inner {
             rules: Rules::new(limits, HashMap::new(), false),
+            attempts_max,
             table: Table::default(),
             queues: Queues::default(),
             places: Places::default(),

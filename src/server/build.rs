@@ -11,6 +11,7 @@ use crate::engine::bounds::Bounds;
 use crate::engine::handle::Engine;
 use crate::engine::workers::{MakeParts, WorkerParts};
 use crate::files::{ContentStore, Root, Roots};
+use crate::listen::descriptors;
 use crate::net::HttpClient;
 use crate::server::error::ServeError;
 use crate::server::settings::EngineSettings;
@@ -51,6 +52,13 @@ pub async fn build(
     let client = HttpClient::new(settings.guard.clone()).with_proxies(settings.proxies.clone());
     let client = client.with_egress(settings.egress_proxy.clone());
     let client = Arc::new(client.with_metrics(metrics.clone()));
+    let bounds = Bounds {
+        queue_bytes: settings.queue_bytes,
+        jobs_bytes: settings.queue_bytes.saturating_mul(Bounds::JOBS),
+        attempts: descriptors::attempts(descriptors::limit()),
+        ..Bounds::default()
+    };
+    bounds.warn_of(&limits);
     let parts = engine::EngineParts {
         clock: Clock::system(),
         store: store.clone(),
@@ -68,11 +76,7 @@ pub async fn build(
         drain_patience: settings.drain_patience,
         parts_by_url: settings.parts_by_url,
         max_download_bytes: settings.max_download_bytes,
-        bounds: Bounds {
-            queue_bytes: settings.queue_bytes,
-            jobs_bytes: settings.queue_bytes.saturating_mul(Bounds::JOBS),
-            ..Bounds::default()
-        },
+        bounds,
         checks: engine::Checks::Off,
         workers: std::thread::available_parallelism().map_or(1, usize::from).min(8),
         make: workers(client.clone()),

@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use crate::it::network::{begin, h2_connection};
 use crate::support::origin::Origin;
 use crate::support::reply::Reply;
-use crate::support::server::{PATIENCE, Server, command, limited};
+use crate::support::server::{PATIENCE, Server, command, limited, until};
 use crate::support::spec::{download, fetch, job};
 
 const DESCRIPTORS: u32 = 256;
@@ -110,6 +110,28 @@ async fn many_hosts_are_fetched_from_with_few_descriptors() {
     let address = format!("http://{}", server.address);
     let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
     JobServiceClient::new(channel).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+}
+
+/// Limits beyond what there may be of descriptors leave some to whoever calls, who may be about to take these limits back.
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_beyond_the_descriptors_keep_nobody_out() {
+    let (mut server, origin) = (Server::start().await, Origin::start());
+    server.limit_descriptors(DESCRIPTORS).await;
+    let many = 1_000_000;
+    let limits = pb::Limits { max_concurrent_tasks: many, max_per_host: many, ..Default::default() };
+    let paths = ["max_concurrent_tasks", "max_per_host"].map(str::to_owned).into();
+    let request = pb::UpdateLimitsRequest { limits: Some(limits), update_mask: Some(prost_types::FieldMask { paths }) };
+    server.admin().update_limits(request).await.unwrap();
+    origin.reply("/hangs", Reply::hang());
+    let id = server.submit(job(vec![fetch(origin.url("/hangs")); 2 * DESCRIPTORS as usize])).await;
+    let running = DESCRIPTORS / 6;
+    until(async || server.job(&id).await.counts.unwrap().running == running).await;
+    until(async || origin.requests("/hangs").len() == running as usize).await;
+    let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
+    JobServiceClient::new(channel).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
+    let counts = server.job(&id).await.counts.unwrap();
+    assert_eq!((counts.running, counts.failed, counts.backing_off), (running, 0, 0), "{counts:?}");
+    assert!(server.log().contains("`ulimit -n`"), "{}", server.log());
 }
 
 /// How many descriptors a server has open.

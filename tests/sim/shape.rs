@@ -50,6 +50,7 @@ impl Shape {
                 // Of a few jobs, or of none.
                 crowded_bytes: piece_share as usize * 1_000,
                 changed_jobs: Bounds::default().changed_jobs,
+                attempts: u32::MAX,
             }
         };
         if seed % LONG_BODIES == LONG_BODIES / 2 {

@@ -123,10 +123,7 @@ impl Scheduler {
                 Err(Blocked::Share | Blocked::LeftToOthers) => Some(WaitReason::TenantLimit),
                 Err(Blocked::Rate(until)) => (until > now).then_some(WaitReason::RateLimit),
                 Err(Blocked::Paused(_)) => Some(WaitReason::HostPaused),
-                Ok(()) => {
-                    let max = self.runner.hosts.limits().max_concurrent_tasks as usize;
-                    (self.queue.running() >= max).then_some(WaitReason::ServerLimit)
-                }
+                Ok(()) => (self.queue.running() >= self.places()).then_some(WaitReason::ServerLimit),
             },
         }
     }

@@ -130,7 +130,11 @@ impl Scheduler {
                 (Some(until), format!("the rate of requests to `{host}` is used up"))
             }
             Why::Host(host, Blocked::Paused(until)) => (Some(until), hosts.explain_pause(host, tenant, until)),
-            Why::Server => (None, as_many(hosts.limits().max_concurrent_tasks, "", "the server allows")),
+            Why::Server => {
+                let (allowed, possible) = (hosts.limits().max_concurrent_tasks, self.bounds.attempts);
+                let by = if allowed > possible { "there are descriptors for" } else { "the server allows" };
+                (None, as_many(allowed.min(possible), "", by))
+            }
         };
         Wait { reason, until, message }
     }

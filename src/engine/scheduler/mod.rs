@@ -408,7 +408,7 @@ impl Scheduler {
 
     /// How many tasks may run at once.
     fn places(&self) -> usize {
-        self.limits.max_concurrent_tasks as usize
+        self.limits.max_concurrent_tasks.min(self.bounds.attempts) as usize
     }
 
     fn now(&self) -> Timestamp {

@@ -311,6 +311,7 @@ impl Scheduler {
             hosts_with_limits = limits.hosts.len(),
             "limits changed"
         );
+        self.bounds.warn_of(&limits);
         answer(reply, Ok(limits));
     }
 
