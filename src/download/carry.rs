@@ -1,7 +1,8 @@
 //! How one connection carries its answer into the file: chunk by chunk, from the socket through the gate.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::task::unconstrained;
 
 use crate::download::Halt;
@@ -19,6 +20,9 @@ pub(super) const ROOM_STEP: u64 = 512 << 10;
 
 /// An answer that holds fewer of the bytes that it was asked for is a trickle.
 const PIECE_BYTES_MIN: u64 = 4 << 10;
+
+/// How long the end of a body is waited for whose last byte is here: whoever never says it, and sends no more, has sent it all.
+const END_WAIT: Duration = Duration::from_secs(1);
 
 impl Flow<'_> {
     /// Carries an answer into the file, and counts itself among the connections meanwhile.
@@ -80,12 +84,18 @@ impl Flow<'_> {
         }
     }
 
-    /// All came that the head names. The end of the body is read, if it is there, so that the connection can be used
+    /// All came that the head names. The end of the body is read, if it comes soon, so that the connection can be used
     /// again; where the head does not say how long the body is, it has to be there.
     async fn finished(&self, stream: &mut Stream) -> Result<(), Halt> {
         if stream.has_length {
-            let _ = stream.body.chunk().now_or_never();
-            return Ok(());
+            self.lock().ending += 1;
+            let end = tokio::time::timeout(END_WAIT, stream.body.chunk()).await;
+            self.lock().ending -= 1;
+            // By HTTP/2 it may go on behind the length that it names. Whatever else goes wrong behind the last byte means nothing.
+            return match end {
+                Ok(Some(Err(failure))) if failure.reason == FailureReason::Protocol => Err(self.beyond_its_end(stream)),
+                _ => Ok(()),
+            };
         }
         match stream.body.chunk().await {
             None => Ok(()),

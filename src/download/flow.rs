@@ -59,6 +59,8 @@ pub(super) struct State {
     /// Of a body of unknown length: how many bytes there is room for by now.
     pub(super) room_for: u64,
     pub(super) live: u32,
+    /// Answers of which the last byte is here, and whose end is waited for.
+    pub(super) ending: u32,
     /// Sources that turned out to have no usable ranges of the version that is downloaded.
     unfit: Vec<bool>,
     /// The last answer that ended brought little of what it was asked for.
@@ -104,6 +106,7 @@ impl<'a> Flow<'a> {
                 reservation,
                 room_for,
                 live: 0,
+                ending: 0,
                 unfit,
                 is_trickle: false,
                 changes: 0,

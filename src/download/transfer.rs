@@ -189,7 +189,7 @@ async fn connect(flow: &Flow<'_>, first: Opened, has_digest: bool) -> Result<(),
             Some(Ok(())) => {}
             None => return failure.map_or(Ok(()), |failure| Err(failure.into())),
         }
-        if flow.is_complete() {
+        if flow.is_complete() && flow.lock().ending == 0 {
             return Ok(());
         }
     }

@@ -149,7 +149,9 @@ pub async fn serve<S: Answers>(
                         tokio::task::yield_now().await;
                     }
                 }
-                None => complaints.note(|| format!("no place for a connection from {address}: all of them have calls")),
+                None => complaints.note(|| {
+                    format!("no place for a connection from {address}: all of them, or all of that address, have calls")
+                }),
             },
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {

@@ -96,7 +96,7 @@ pub fn connections(asked: Option<u64>, descriptors: Option<u64>) -> u64 {
 /// Returns how many attempts may run at once: each takes up to three descriptors, a connection, a file and a directory, of the half
 /// that connections of clients leave.
 pub fn attempts(descriptors: Option<u64>) -> u32 {
-    descriptors.map_or(u32::MAX, |count| u32::try_from(count / 6).unwrap_or(u32::MAX)).max(1)
+    descriptors.map_or(u32::MAX, |count| u32::try_from(count / 8).unwrap_or(u32::MAX)).max(1)
 }
 
 /// Returns how many files may be open for who reads them: an eighth of the descriptors, since connections take half of them and
@@ -120,7 +120,7 @@ mod tests {
         assert!(objection(Some(383)).is_some_and(|it| it.contains("383")));
         assert_eq!([Some(384), None].map(objection), [None, None]);
         assert_eq!([Some(1_024), Some(1 << 20), None, Some(1)].map(files_read), [128, 8_192, 8_192, 1]);
-        assert_eq!([Some(1_024), Some(256), None, Some(1)].map(attempts), [170, 42, u32::MAX, 1]);
+        assert_eq!([Some(1_024), Some(256), None, Some(1)].map(attempts), [128, 32, u32::MAX, 1]);
     }
 
     #[test]

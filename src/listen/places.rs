@@ -92,7 +92,10 @@ impl Places {
         let network = network(address);
         let mut state = self.lock();
         let taken = network.and_then(|network| state.by_network.get(&network)).copied().unwrap_or(0);
-        if taken >= self.per_network_max || (state.connections.len() >= self.max && !state.displace(self.max)) {
+        if taken >= self.per_network_max && !network.is_some_and(|network| state.displace_unknown_of(network)) {
+            return None;
+        }
+        if state.connections.len() >= self.max && !state.displace(self.max) {
             return None;
         }
         if let Some(network) = network {
@@ -139,6 +142,17 @@ impl State {
             return true;
         }
         false
+    }
+
+    /// Ends the oldest connection of an address on which nobody known ever called. Returns whether there was one.
+    fn displace_unknown_of(&mut self, network: IpAddr) -> bool {
+        let is_of_it = |number: &u64| self.connections.get(number).is_some_and(|it| it.network == Some(network));
+        let unknown = self.quiet.iter().take_while(|((why, _), _)| *why == Why::Unknown).map(|(_, number)| *number);
+        let Some(number) = unknown.into_iter().find(is_of_it) else { return false };
+        if let Some(connection) = self.remove(number) {
+            connection.displaced.cancel();
+        }
+        true
     }
 
     fn mark_quiet(&mut self, number: u64, why: Why) {
@@ -469,13 +483,19 @@ mod tests {
     fn an_address_has_so_many_places_and_this_machine_any() {
         let places = Places::new(100, 2);
         let take = |address: &str| places.take(address.parse().unwrap());
-        let held: Vec<_> = ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2"].map(take).into();
-        assert!(held.iter().all(Option::is_some));
+        let held =
+            ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2"].map(|it| Arc::new(take(it).unwrap()));
+        let calls: Vec<_> = held.iter().map(known).collect();
         assert!(take("192.0.2.1").is_none() && take("2001:db8::3").is_none());
         assert!(take("192.0.2.2").is_some() && take("2001:db8:0:1::1").is_some());
         let own: Vec<_> = (0..50).map(|_| take("127.0.0.1")).chain((0..10).map(|_| take("::1"))).collect();
         assert!(own.iter().all(Option::is_some));
-        drop(held);
+        drop((calls, held));
         assert!(take("192.0.2.1").is_some());
+        // Those that say nothing give way to others behind their address.
+        let silent: Vec<_> = (0..2).map(|_| take("192.0.2.1").unwrap()).collect();
+        let third = take("192.0.2.1").unwrap();
+        assert!(silent[0].displaced.is_cancelled() && !silent[1].displaced.is_cancelled());
+        drop(third);
     }
 }

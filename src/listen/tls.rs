@@ -213,7 +213,9 @@ impl Tls {
                 let now = stamp(&this.settings);
                 (is_asked || now != known).then(|| (now, load(&this.settings)))
             });
-            match read.await {
+            // A file system that hangs does not hold up the end of the server.
+            let read = tokio::select! { read = read => read, () = closing.cancelled() => return };
+            match read {
                 Ok(Some((now, Ok(loaded)))) => {
                     seen = now;
                     self.current.send_replace(Arc::new(loaded));

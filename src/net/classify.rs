@@ -67,7 +67,7 @@ pub(super) fn connect(host: &str, error: &io::Error) -> Failure {
 }
 
 /// Whether this machine had no means for a connection, which says nothing of the host: no descriptor, no memory, no port of its own.
-fn is_want_of_means(error: &io::Error) -> bool {
+pub(super) fn is_want_of_means(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL))

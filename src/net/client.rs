@@ -225,7 +225,12 @@ impl HttpClient {
         while may_be_http2() {
             match endpoint.choose(is_separate) {
                 Choice::Use(connection) => return Ok(connection),
-                Choice::Settle(settled) => settled.cancelled().await,
+                Choice::Settle(settled) => {
+                    // A peer that says nothing is not waited for by all others.
+                    if tokio::time::timeout(turn_wait, settled.cancelled()).await.is_err() {
+                        break;
+                    }
+                }
                 // One that nobody else will use is nothing to wait for.
                 Choice::Dial if is_separate && endpoint.protocol() == Protocol::Http2 => break,
                 Choice::Dial => {

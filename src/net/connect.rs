@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use url::Host;
 
 use crate::model::failure::{Failure, FailureReason};
@@ -22,6 +23,10 @@ use crate::net::{classify, reach, resolve};
 
 /// The head start of one address before the next is tried beside it (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
+/// Addresses of a host that are dialled at once. Whoever gives a name many that are silent takes no more descriptors.
+const AT_ONCE_MAX: usize = 4;
+/// How long an address is dialled behind which there are as many others as are dialled at once.
+const BRIEF: Duration = Duration::from_secs(2);
 /// The kernel asks a silent peer whether it lives after the first, and then by the second, a few times: a connection
 /// whose peer is gone ends even where a task has turned its timeouts off.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -63,7 +68,8 @@ pub(super) async fn resolve(
         Host::Domain(name) => name,
     };
     guard.judge_name(name).map_err(|refusal| forbidden(name, false, refusal))?;
-    let found = resolve::SYSTEM.resolve(name, tenant).await.map_err(|why| classify::dns(name, &why))?;
+    let unresolved = |it: resolve::Unresolved| Failure { is_own: it.is_own, ..classify::dns(name, &it.why) };
+    let found = resolve::SYSTEM.resolve(name, tenant).await.map_err(unresolved)?;
     let mut refused = None;
     let mut allowed = Vec::new();
     for ip in found.iter() {
@@ -160,7 +166,12 @@ where
         let latest = waiting.next();
         if let Some(address) = latest {
             let attempt = connect(address);
-            running.push(async move { (address, attempt.await) });
+            let is_brief = waiting.len() >= AT_ONCE_MAX;
+            running.push(async move {
+                let silent = |_| Err(io::ErrorKind::TimedOut.into());
+                let end = if is_brief { timeout(BRIEF, attempt).await.unwrap_or_else(silent) } else { attempt.await };
+                (address, end)
+            });
         }
         tokio::select! {
             end = running.next() => match end {
@@ -170,19 +181,23 @@ where
                     return Ok((stream, address));
                 }
                 Some((address, Err(error))) => {
-                    reach.failed(address);
+                    if !classify::is_want_of_means(&error) {
+                        reach.failed(address);
+                    }
                     silent.retain(|other| *other != address);
                     first_error = first_error.or(Some(error));
                 }
                 None => return Err(first_error.unwrap_or_else(|| io::Error::other("there is no address to dial"))),
             },
-            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => silent.extend(latest),
+            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 && running.len() < AT_ONCE_MAX => silent.extend(latest),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use tokio::time::Instant;
 
     use super::*;
@@ -215,6 +230,29 @@ mod tests {
         let error = race(addresses(&["1.1.1.1"]), &reach, dial).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert!(race(Vec::new(), &reach, dial).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_of_many_silent_addresses_are_dialled_at_once_and_all_in_the_end() {
+        struct One<'a>(&'a Cell<usize>);
+        impl Drop for One<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        let (now, most) = (Cell::new(0), Cell::new(0));
+        let all: Vec<SocketAddr> = (0..64).map(|n| SocketAddr::from(([10, 0, 0, n], 80))).collect();
+        let dial = |address: SocketAddr| {
+            now.set(now.get() + 1);
+            most.set(most.get().max(now.get()));
+            let one = One(&now);
+            async move {
+                let _one = one;
+                if address.ip() == IpAddr::from([10, 0, 0, 63]) { Ok(()) } else { std::future::pending().await }
+            }
+        };
+        let ((), winner) = race(all, &Reach::default(), dial).await.unwrap();
+        assert_eq!((winner.ip().to_string().as_str(), most.get()), ("10.0.0.63", AT_ONCE_MAX));
     }
 
     #[tokio::test]

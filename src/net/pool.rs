@@ -28,10 +28,10 @@ use crate::net::target::Target;
 
 /// Unused connections kept for one endpoint.
 const IDLE_PER_ENDPOINT_MAX: usize = 128;
-/// Unused connections of either protocol kept in all,
-const IDLE_MAX: usize = 1024;
+/// Unused connections kept in all, as many of each protocol,
+const IDLE_MAX: usize = 512;
 /// of so many descriptors that the process may have one: hosts that are done with take none from tasks and clients.
-const DESCRIPTORS_EACH: u64 = 16;
+const DESCRIPTORS_EACH: u64 = 32;
 /// HTTP/2 connections to one endpoint; beyond, requests queue on the least busy.
 const SHARED_MAX: usize = 8;
 /// The same where requests ask for connections of their own.
@@ -133,13 +133,21 @@ impl Pool {
         });
     }
 
-    /// Closes the unused connections of HTTP/2, where there are as many (`unused`) as may be kept.
+    /// Closes the older half of the unused connections of HTTP/2, where there are as many (`unused`) as may be kept.
     pub(super) fn make_room(&self, unused: usize) {
-        if unused >= self.idle.most {
-            let endpoints: Vec<_> = lock(&self.endpoints).values().flatten().cloned().collect();
-            for endpoint in endpoints {
-                lock(&endpoint.connections).http2.retain(|(http2, _)| http2.load() > 0);
-            }
+        if unused < self.idle.most {
+            return;
+        }
+        let endpoints: Vec<_> = lock(&self.endpoints).values().flatten().cloned().collect();
+        let mut times = Vec::new();
+        for endpoint in &endpoints {
+            let connections = lock(&endpoint.connections);
+            times.extend(connections.http2.iter().filter(|(http2, _)| http2.load() == 0).map(|(_, used)| *used));
+        }
+        times.sort_unstable();
+        let Some(&middle) = times.get(times.len() / 2) else { return };
+        for endpoint in endpoints {
+            lock(&endpoint.connections).http2.retain(|(http2, used)| http2.load() > 0 || *used > middle);
         }
     }
 

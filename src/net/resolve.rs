@@ -37,8 +37,25 @@ const NAMES_MAX: usize = 4096;
 const ADDRESSES_MAX: usize = 64;
 
 /// The addresses of a name, or why there are none.
-type Answer = Result<Arc<[IpAddr]>, Arc<str>>;
+type Answer = Result<Arc<[IpAddr]>, Unresolved>;
 type LookUp = Shared<BoxFuture<'static, Answer>>;
+
+/// What is said where no thread can be had for a look-up.
+const NO_THREAD: &str = "the system cannot start another thread";
+
+/// Why a name has no addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unresolved {
+    pub(super) why: Arc<str>,
+    /// Whether this machine had no means to ask, which says nothing of the name.
+    pub(super) is_own: bool,
+}
+
+impl From<&str> for Unresolved {
+    fn from(why: &str) -> Unresolved {
+        Unresolved { why: why.into(), is_own: false }
+    }
+}
 
 /// The resolver of the process: what is known of names is known to all its clients.
 pub(super) static SYSTEM: LazyLock<Resolver> = LazyLock::new(|| Resolver::new(ask_system));
@@ -128,7 +145,7 @@ impl Resolver {
 
     /// Returns the addresses of a name in the order of the system, each once; at least one. Dropping the future gives
     /// the look-up up, unless others wait for it or a thread is at it.
-    pub(super) async fn resolve(&self, name: &str, tenant: TenantNo) -> Result<Arc<[IpAddr]>, Arc<str>> {
+    pub(super) async fn resolve(&self, name: &str, tenant: TenantNo) -> Answer {
         let key = (tenant, Box::from(name));
         let waiter = match self.known(&key) {
             Ok(addresses) => return Ok(addresses),
@@ -136,7 +153,7 @@ impl Resolver {
         };
         match &waiter.look_up {
             Some(look_up) => look_up.clone().await,
-            None => Err(Arc::from("the look-up was given up")),
+            None => Err("the look-up was given up".into()),
         }
     }
 
@@ -162,7 +179,7 @@ impl Resolver {
     fn look_up(&self, key: (TenantNo, Box<str>), has_begun: Arc<AtomicBool>) -> LookUp {
         let (system, names, places) = (self.ask, Arc::clone(&self.names), Arc::clone(&self.places));
         let Some(threads) = self.threads.as_ref().map(|threads| threads.handle().clone()) else {
-            return std::future::ready(Err(Arc::from("the system cannot start another thread"))).boxed().shared();
+            return std::future::ready(Err(Unresolved { is_own: true, ..NO_THREAD.into() })).boxed().shared();
         };
         let look_up = async move {
             let place = places.take(key.0).await;
@@ -184,12 +201,12 @@ impl Resolver {
             };
             // It panics where the system starts no thread.
             let answer = match std::panic::catch_unwind(AssertUnwindSafe(|| threads.spawn_blocking(ask))) {
-                Ok(thread) => thread.await.map_err(|_| "the look-up was given up"),
-                Err(_) => Err("the system cannot start another thread"),
+                Ok(thread) => thread.await.map_err(|_| Unresolved::from("the look-up was given up")),
+                Err(_) => Err(Unresolved { is_own: true, ..NO_THREAD.into() }),
             };
-            answer.unwrap_or_else(|why| {
+            answer.unwrap_or_else(|unresolved| {
                 lock(&names).forget(&key, &has_begun);
-                Err(Arc::from(why))
+                Err(unresolved)
             })
         };
         look_up.boxed().shared()
@@ -198,12 +215,16 @@ impl Resolver {
 
 /// The addresses in what the system says, each once.
 fn judge(found: io::Result<Vec<IpAddr>>) -> Answer {
-    let mut addresses = found.map_err(|error| Arc::from(classify::dns_error(&error)))?;
+    let unresolved = |error: io::Error| Unresolved {
+        why: classify::dns_error(&error).into(),
+        is_own: classify::is_want_of_means(&error),
+    };
+    let mut addresses = found.map_err(unresolved)?;
     let mut seen = HashSet::new();
     addresses.retain(|address| seen.insert(*address));
     addresses.truncate(ADDRESSES_MAX);
     if addresses.is_empty() {
-        return Err(Arc::from("the name has no address"));
+        return Err("the name has no address".into());
     }
     Ok(addresses.into())
 }
@@ -248,6 +269,12 @@ mod tests {
             Resolver::new(|_| Ok((0..4_000u32).map(|number| std::net::Ipv4Addr::from(number).into()).collect()));
         let found = resolver.resolve("a", 1).await.unwrap();
         assert_eq!((found.len(), found[1]), (ADDRESSES_MAX, [0, 0, 0, 1].into()));
+    }
+
+    #[tokio::test]
+    async fn what_this_machine_lacks_says_nothing_of_a_name() {
+        let resolver = Resolver::new(|_| Err(rustix::io::Errno::MFILE.into()));
+        assert!(resolver.resolve("a", 1).await.unwrap_err().is_own);
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, PROXY_AUTHORIZATION};
@@ -14,6 +15,7 @@ use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
 use tokio_socks::tcp::Socks5Stream;
 use tokio_socks::{Error as SocksError, TargetAddr};
 use url::Host;
@@ -58,6 +60,9 @@ pub(super) async fn connect(
     Ok((link.map_err(|refused| refused.into_failure(proxy, target))?, remote))
 }
 
+/// How long a proxy may take for one address behind which there are others: it may wait for minutes itself.
+const ADDRESS_TIME: Duration = Duration::from_secs(3);
+
 /// Asks a SOCKS proxy for one address of the target after another, until it reaches one.
 async fn by_address(
     proxy: &Proxy,
@@ -84,9 +89,16 @@ async fn in_turn<T, F>(
 where
     F: Future<Output = Result<Result<T, Refused>, Failure>>,
 {
-    let mut first = None;
-    for address in addresses {
-        match reach(address).await? {
+    let (mut first, mut addresses) = (None, addresses.into_iter());
+    while let Some(address) = addresses.next() {
+        let reached = reach(address);
+        let end = if addresses.len() == 0 {
+            reached.await
+        } else {
+            let silent = |_| Ok(Err(Refused::of_address("the host did not answer in time")));
+            timeout(ADDRESS_TIME, reached).await.unwrap_or_else(silent)
+        };
+        match end? {
             Err(refused) if refused.is_of_address => first = first.or(Some(refused)),
             end => return Ok(end),
         }
@@ -128,6 +140,10 @@ struct Refused {
 impl Refused {
     fn fatal(why: &str) -> Refused {
         Refused { why: why.into(), is_retryable: false, is_of_address: false }
+    }
+
+    fn of_address(why: &str) -> Refused {
+        Refused { why: why.into(), is_retryable: true, is_of_address: true }
     }
 
     fn lost(error: &dyn std::fmt::Display) -> Refused {
@@ -207,17 +223,16 @@ async fn socks(proxy: &Proxy, link: Link, address: TargetAddr<'_>) -> Result<Lin
 }
 
 fn judge_socks(proxy: &Proxy, error: &SocksError) -> Refused {
-    let of_address = |why: &str| Refused { why: why.into(), is_retryable: true, is_of_address: true };
     match error {
         SocksError::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
             Refused::fatal("its answer is malformed")
         }
         SocksError::Io(error) => Refused::lost(error),
-        SocksError::GeneralSocksServerFailure => of_address("it failed for a reason of its own"),
-        SocksError::NetworkUnreachable => of_address("the network is unreachable"),
-        SocksError::HostUnreachable => of_address("the host is unreachable"),
-        SocksError::ConnectionRefused => of_address("the connection was refused"),
-        SocksError::TtlExpired => of_address("the host did not answer in time"),
+        SocksError::GeneralSocksServerFailure => Refused::of_address("it failed for a reason of its own"),
+        SocksError::NetworkUnreachable => Refused::of_address("the network is unreachable"),
+        SocksError::HostUnreachable => Refused::of_address("the host is unreachable"),
+        SocksError::ConnectionRefused => Refused::of_address("the connection was refused"),
+        SocksError::TtlExpired => Refused::of_address("the host did not answer in time"),
         SocksError::AddressTypeNotSupported => {
             Refused { is_of_address: true, ..Refused::fatal("it cannot make this kind of connection") }
         }
@@ -262,6 +277,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_address_is_tried() {
+        tokio::time::pause();
         let addresses = || [1, 2, 3].map(|port| SocketAddr::from(([10, 0, 0, 1], port))).to_vec();
         let refused = |is_of_address| Refused { is_of_address, ..Refused::fatal("no") };
         let third = in_turn(addresses(), |address| async move {
@@ -271,6 +287,10 @@ mod tests {
             }
         });
         assert_eq!(third.await.ok().unwrap().ok(), Some(3));
+        let silent = in_turn(addresses(), |address| async move {
+            if address.port() < 3 { std::future::pending().await } else { Ok(Ok::<_, Refused>(address.port())) }
+        });
+        assert_eq!(silent.await.ok().unwrap().ok(), Some(3), "none takes the time of the next one");
         let tried = std::cell::Cell::new(0);
         let ruled_out = in_turn(addresses(), |_| {
             tried.set(tried.get() + 1);

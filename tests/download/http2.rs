@@ -175,3 +175,44 @@ async fn play(seed: u64) {
     };
     join(slow, quick).await;
 }
+
+/// What goes on behind its `Content-Length` contradicts itself (RFC 9113, section 8.1.1), wherever its frames end.
+#[tokio::test]
+async fn a_body_that_goes_on_behind_its_length_is_no_file() {
+    let authority = Authority::new();
+    let acceptor = TlsAcceptor::from(authority.server(Leaf { alpn: vec![b"h2".to_vec()], ..Leaf::good() }));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut open = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            open.spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let length: usize = request.uri().path()[1..].parse().unwrap();
+                    let head = http::Response::builder().header("content-length", length).body(()).unwrap();
+                    let mut stream = respond.send_response(head, false).unwrap();
+                    if length > 0 {
+                        let _ = stream.send_data(Bytes::from(vec![1; length]), false);
+                    }
+                    let _ = stream.send_data(Bytes::from_static(b"more"), true);
+                }
+            });
+        }
+    });
+    let mut rig = Rig::new();
+    Arc::make_mut(&mut rig.profile).http.ca_pem = Some(authority.pem());
+    let client = HttpClient::new(Guard { allow_private: true, ..Guard::default() });
+    for length in ["0", "100"] {
+        let url = format!("https://localhost:{port}/{length}");
+        let spec = DownloadSpec { url, path: length.to_owned(), ..DownloadSpec::default() };
+        for _ in 0..2 {
+            let (end, _) = rig.attempt_through(&client, length, &spec).await;
+            assert!(matches!(end, AttemptEnd::Failed(_)), "{length}: {end:?}");
+        }
+    }
+}

@@ -124,7 +124,7 @@ async fn limits_beyond_the_descriptors_keep_nobody_out() {
     server.admin().update_limits(request).await.unwrap();
     origin.reply("/hangs", Reply::hang());
     let id = server.submit(job(vec![fetch(origin.url("/hangs")); 2 * DESCRIPTORS as usize])).await;
-    let running = DESCRIPTORS / 6;
+    let running = DESCRIPTORS / 8;
     until(async || server.job(&id).await.counts.unwrap().running == running).await;
     until(async || origin.requests("/hangs").len() == running as usize).await;
     let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();

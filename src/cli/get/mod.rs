@@ -27,7 +27,7 @@ use crate::model::group::{GroupMode, GroupPolicy};
 use crate::model::ids::{JobId, TaskIndex};
 use crate::model::limits::Limits;
 use crate::model::spec::JobSpec;
-use crate::server::{self, Built, Durability, EngineSettings, Guard, Retention, RootKeys};
+use crate::server::{self, Built, Durability, EngineSettings, Guard, Retention, RootKeys, descriptors};
 use crate::telemetry;
 
 pub(crate) use plan::GetArgs;
@@ -63,6 +63,7 @@ impl Interruption {
 
 /// Gets files; succeeds when all of them are there.
 pub(crate) async fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
+    descriptors::raise();
     let _log = telemetry::start(telemetry::LogFormat::Text, tracing::Level::ERROR)
         .map_err(|error| Usage(error.to_string()))?;
     let plan = Plan::of(&args)?;

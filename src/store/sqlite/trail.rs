@@ -191,7 +191,7 @@ async fn note_bytes(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, b
 }
 
 /// Which of the first `?1` rows go that are older than `?2`: those before the first one that is of the time from then to now, `?3`. A
-/// later one was written while the clock was ahead, and holds none behind it for years. An old one behind rows of that time was
+/// later one was written while the clock was ahead, and holds none behind it for years, unless it is one of so many. An old one behind rows of that time was
 /// written while the clock was behind, and takes none of them along.
 macro_rules! is_old {
     () => {

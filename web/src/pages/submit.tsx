@@ -104,8 +104,8 @@ export function SubmitPage() {
   const leaveOther = async () => {
     const before = cut.peek();
     if (!before || before.text === JSON.stringify([json.value, draft.value])) return;
-    cut.value = null;
-    await jobs.cancelJob({ jobId: before.jobId, reason: "its list was changed" }, CALL).catch(() => null);
+    const cancelled = jobs.cancelJob({ jobId: before.jobId, reason: "its list was changed" }, CALL);
+    await cancelled.then(() => (cut.value = null), () => null);
   };
   // What no single message holds, or what only the server reads, goes into an open job. A job whose list does not read is
   // cancelled: none of it is asked for again. One whose server is away goes on with the next press: its tasks are there once.
