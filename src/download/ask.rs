@@ -117,7 +117,7 @@ fn headers(ask: &Ask, known: Option<&Record>) -> Result<HeaderMap, Failure> {
         insert(&mut headers, IF_RANGE, &ask.if_range)?;
     }
     if let Some(record) = known {
-        insert(&mut headers, IF_NONE_MATCH, &record.etag)?;
+        insert(&mut headers, IF_NONE_MATCH, record.telling_tag())?;
         insert(&mut headers, IF_MODIFIED_SINCE, record.telling_date())?;
     }
     Ok(headers)
@@ -177,6 +177,7 @@ fn receive(order: &Order<'_>, source: usize, response: Response, head_wait: Dura
             connections: 0,
             announced: Vec::new(),
             is_pieced: false,
+            is_decoded: is_encoded,
         },
     };
     if !is_encoded {

@@ -143,7 +143,7 @@ pub(super) fn known_file(order: &Order<'_>, name: &str) -> Result<Option<Known>,
     let known = found.map(|(name, existing)| Known { name, size: existing.size, maker: existing.maker });
     let can_be_known = |known: &Known| {
         let has_validator = match &known.maker {
-            Maker::Download(record) => !record.etag.is_empty() || !record.telling_date().is_empty(),
+            Maker::Download(record) => !record.telling_tag().is_empty() || !record.telling_date().is_empty(),
             Maker::Other { last_modified } => !last_modified.is_empty(),
         };
         has_validator && order.spec.expected_bytes.is_none_or(|bytes| bytes == known.size)

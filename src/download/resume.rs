@@ -120,6 +120,9 @@ pub(super) fn can_go_on(held: &Stored, has_digest: bool) -> bool {
 /// know its validators. `None`: what came could not join the rest.
 pub(super) fn ask_for(held: &Stored, source: &str, range: Range<u64>, has_digest: bool) -> Option<Ask> {
     let binding = &held.binding;
+    if binding.is_decoded {
+        return None;
+    }
     let is_own = binding.source == source;
     let if_range = if is_own { binding.version.strong_validator().to_owned() } else { String::new() };
     let will_be_proved = !if_range.is_empty() && !binding.is_pieced;

@@ -615,3 +615,10 @@ fn conditions_are_for_the_source_that_knows_them() {
     assert_eq!(ask(version("W/\"a\"", OLD, OLD, Some(100)), HERE), "");
     assert!(ask_for(&held(strong()), MIRROR, 40..100, false).is_none(), "it could not join");
 }
+
+#[test]
+fn what_was_decoded_is_not_continued_whatever_is_to_be_checked() {
+    let decoded =
+        Stored { binding: Binding { is_decoded: true, ..binding(Version::default()) }, ..held(Version::default()) };
+    assert_eq!(ask_for(&decoded, HERE, 40..u64::MAX, true), None);
+}

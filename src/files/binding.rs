@@ -40,6 +40,9 @@ pub struct Binding {
     /// Some of the bytes joined the others on the word of a digest that is still to be checked, and not of a validator.
     #[serde(skip_serializing_if = "is_default")]
     pub is_pieced: bool,
+    /// Their content coding was undone, so that the origin knows nothing of their offsets.
+    #[serde(skip_serializing_if = "is_default")]
+    pub is_decoded: bool,
 }
 
 /// What a checkpoint claims.
@@ -247,6 +250,7 @@ impl Stored {
             connections: held.connections,
             announced: union(&held.announced, &seen.announced),
             is_pieced: true,
+            is_decoded: false,
         };
         Admitted { binding, ranges: self.ranges.clone(), before: self.before_joined_by(&seen.source) }
     }

@@ -243,7 +243,9 @@ impl Place {
         let temporary = meta_draft_name(&self.key);
         let json = serde_json::to_vec(&Written { stored, file: FileId::of(self.disk.file()) })?;
         let folder = self.home();
-        let file = folder.open_with(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+        // Of a process that was killed, or of somebody else: a pipe would wait for its reader, and a file of another name be emptied.
+        folder.remove(&temporary)?;
+        let file = folder.open_with(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL)?;
         let written = file.write_all_at(&json, 0).and_then(|()| folder.rename(&temporary, &meta_name(&self.key)));
         if written.is_err() {
             let _ = folder.remove(&temporary);
@@ -310,7 +312,11 @@ pub(super) fn load(folder: &Folder, key: &str, file: &File) -> Loaded {
     let is_of_other = of.is_some_and(|of| FileId::of(file).is_some_and(|file| file.is_other_than(of)));
     let mut stored = written.map(|written| written.stored);
     if let Some(stored) = &mut stored {
-        stored.binding.is_pieced |= is_of_other;
+        if is_of_other {
+            stored.binding.is_pieced = true;
+            // Nor is what was there before bytes of others joined.
+            stored.before = None;
+        }
         // Whoever wrote it: a name that an origin suggests never leads out of its directory.
         let name = &mut stored.binding.suggested_name;
         *name = names::sanitize(name).unwrap_or_default();

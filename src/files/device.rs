@@ -43,8 +43,10 @@ pub(super) fn look_for_holes(file: &File, written: &RangeSet) -> io::Result<()> 
     for range in written.iter() {
         match rustix::fs::seek(file, SeekFrom::Hole(range.start)) {
             Ok(hole) if hole < range.end => return Err(io::Error::other("the file system has lost bytes of it")),
+            Ok(_) => {}
             Err(Errno::NXIO) => return Err(io::Error::other("the file system has cut it short")),
-            _ => {}
+            // It cannot say where they are.
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

@@ -29,8 +29,9 @@ pub struct Folder {
 /// itself.
 const OTHERS_WRITE: u32 = 0o002;
 
-/// What `statfs` calls NFS, SMB, CIFS and 9P, whose servers may say that somebody else than this process has made what it makes.
-const MAPS_USERS: [FsWord; 4] = [0x6969, 0xfe53_4d42, 0xff53_4d42, 0x0102_1997];
+/// What `statfs` calls NFS, SMB, CIFS, 9P and FUSE, whose servers may say that somebody else than this process has made what it
+/// makes.
+const MAPS_USERS: [FsWord; 5] = [0x6969, 0xfe53_4d42, 0xff53_4d42, 0x0102_1997, 0x6573_5546];
 
 /// What tells a file from another one, and from itself once it was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -393,4 +393,21 @@ mod tests {
         rustix::fs::fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 4_096, 8_192).unwrap();
         assert!(Part::find(&root, "", key).unwrap().unwrap().stored().is_none());
     }
+
+    /// Whoever may write in the directory may have put a pipe there, which would wait for its reader for ever.
+    #[test]
+    fn what_has_the_name_of_a_draft_is_in_nobodys_way() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let place = tempfile::tempdir().unwrap();
+        let root = Arc::new(Root::open(place.path()).unwrap());
+        let key = PartKey { name: "k", is_shared: false };
+        let part = Part::create(&root, "", key).unwrap();
+        let draft = place.path().join(meta_draft_name("k"));
+        mknodat(CWD, &draft, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        part.place.disk.write(0, b"half").unwrap();
+        let stored = Stored { ranges: RangeSet::from_start(4), ..Stored::default() };
+        assert!(part.place.save(&stored, part.place.announce_save()).is_ok());
+        drop(part);
+        assert!(Part::find(&root, "", key).unwrap().unwrap().stored().is_some());
+    }
 }

@@ -73,9 +73,10 @@ async fn together(commit: Commit, place: Arc<Place>) -> Result<Committed, Failur
     let mut answered = std::pin::pin!(answered);
     let answer = tokio::select! {
         biased;
-        answer = &mut answered => answer,
-        // Whoever leads goes on for others after its own file is done: the runtime waits for it at its end.
+        // First: others count on whoever is to lead, also where another leader was so quick that its own file is done by now. It goes
+        // on for them after that, and the runtime waits for it at its end.
         () = leading => answered.await,
+        answer = &mut answered => answer,
     };
     answer.unwrap_or_else(|lost| Err(interrupted(&lost)))
 }

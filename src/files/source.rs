@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::files::folder::Folder;
+use crate::files::version::Version;
 use crate::model::failure::is_default;
 use crate::model::outcome::CreatedFile;
 use crate::model::time::Timestamp;
@@ -117,6 +118,12 @@ impl Existing {
 }
 
 impl Record {
+    /// The entity tag, where an answer that has it, too, is of the same bytes; empty: there is none.
+    pub fn telling_tag(&self) -> &str {
+        let version = Version { etag: self.etag.clone(), ..Version::default() };
+        if version.has_strong_etag() { &self.etag } else { "" }
+    }
+
     /// The date of the last modification, where an answer that has it, too, is of the same version; empty: there is none.
     pub fn telling_date(&self) -> &str {
         if self.is_young { "" } else { &self.last_modified }

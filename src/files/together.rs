@@ -224,8 +224,8 @@ impl Drop for Lead {
     }
 }
 
-/// When files of the file system of this directory join others: on ext4, which was looked into. Linux says since 5.17 all that
-/// could not be written.
+/// When files of the file system of this directory join others: on ext4, which was looked into. Linux says since 5.17 what
+/// could not be written, but for what [`crate::files::device`] looks for.
 pub(super) fn when(folder: &Folder) -> When {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let (major, minor) = (rustix::fs::major(folder.device()), rustix::fs::minor(folder.device()));

@@ -316,6 +316,6 @@ mod tests {
 
     #[test]
     fn few_are_kept_where_descriptors_are_few() {
-        assert_eq!([Some(80), Some(1024), Some(1 << 20), None].map(most_of), [5, 64, 1024, 1024]);
+        assert_eq!([Some(80), Some(1024), Some(1 << 20), None].map(most_of), [2, 32, 512, 512]);
     }
 }

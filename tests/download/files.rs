@@ -501,3 +501,20 @@ async fn what_a_stranger_has_left_is_not_believed() {
     let (result, _) = rig.done(&spec).await;
     assert_eq!((result.resumed_bytes, rig.read("job/g")), (0, object.bytes()));
 }
+
+/// RFC 9110, section 13.1.2: it is compared weakly, and what agrees weakly may be other bytes.
+#[tokio::test]
+async fn skip_takes_no_weak_tag_for_a_proof() {
+    let mut rig = Rig::new();
+    rig.part_is_shared = true;
+    let spec = DownloadSpec { on_conflict: Some(OnConflict::Skip), path: String::new(), ..rig.spec("/f") };
+    for (tag, seed) in [("W/\"a\"", 1), ("W/\"a\"", 2), ("unquoted", 3), ("unquoted", 4)] {
+        let object = Object::new(seed, SIZE).etag(tag).no_last_modified();
+        rig.origin.handle("/f", move |request| match request.header("if-none-match") {
+            Some(sent) if sent == tag => Reply::status(304),
+            _ => object.respond(request),
+        });
+        assert!(!rig.done(&spec).await.0.skipped, "{tag}, {seed}");
+        assert_eq!(rig.read("job/f"), Object::new(seed, SIZE).bytes());
+    }
+}

@@ -262,6 +262,11 @@ impl JobRun {
         }
     }
 
+    /// Whether its tasks are to be stopped, and are not yet. What a retry has yet to put back says nothing.
+    pub(crate) fn is_decided(&self) -> bool {
+        matches!(self.stage, Stage::Open) && matches!(self.job.judge(), Verdict::StopFailed | Verdict::StopSucceeded)
+    }
+
     /// The state of which a sweep has to end tasks next, and from where; `None`: no task waits any more.
     pub(crate) fn to_sweep(&self) -> Option<(TaskState, TaskIndex)> {
         let Stage::Sweeping(sweeping) = &self.stage else { return None };

@@ -123,12 +123,12 @@ impl Backoffs {
     pub(crate) fn begin_read(&mut self) -> Option<DueTask> {
         let horizon = self.horizon?;
         let misses_from = self.on_their_way.values().min().copied();
+        // Mostly all of them are due before the horizon. After `reread` they may be due later than what the store has, and make room
+        // for that.
+        let is_full = self.tasks.len() > self.tasks_max / 2 || self.bytes > self.bytes_max / 2;
+        let has_nearer = self.tasks.first_key_value().is_some_and(|(first, _)| *first < horizon);
         // A read that may miss what comes first cannot move the horizon.
-        if self.reading.is_some()
-            || self.tasks.len() > self.tasks_max / 2
-            || self.bytes > self.bytes_max / 2
-            || misses_from.is_some_and(|it| it <= horizon)
-        {
+        if self.reading.is_some() || is_full && has_nearer || misses_from.is_some_and(|it| it <= horizon) {
             return None;
         }
         self.reading = Some(DueRead { misses_from, left: HashSet::new() });
@@ -241,6 +241,24 @@ mod tests {
         read: Option<Vec<DueTask>>,
         complete: bool,
         everything: BTreeSet<DueTask>,
+    }
+
+    /// What is due in an hour keeps nothing out of memory that is due in a second.
+    #[test]
+    fn what_is_read_again_does_not_wait_for_what_is_due_later() {
+        let mut backoffs = Backoffs::new(4, 1 << 20);
+        backoffs.begin_read();
+        backoffs.end_read(None);
+        for index in 0..4 {
+            assert!(backoffs.add(entry(3600, index), waiting(entry(3600, index), 0)).is_empty());
+        }
+        backoffs.reread();
+        assert_eq!(backoffs.add(entry(1, 9), waiting(entry(1, 9), 0)).len(), 1, "the store has it");
+        assert!(backoffs.begin_read().is_some());
+        assert!(backoffs.end_read(None).takes(&entry(1, 9)));
+        let left = backoffs.add(entry(1, 9), waiting(entry(1, 9), 0));
+        assert_eq!(left.iter().map(|(entry, _)| entry.due.0).collect::<Vec<_>>(), [3600], "the latest makes room");
+        assert_eq!(backoffs.begin_read(), None, "something nearer is there");
     }
 
     #[test]

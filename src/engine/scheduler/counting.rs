@@ -4,6 +4,8 @@
 //! a bounded number of lanes in each turn of the loop. What was counted last is the answer where counting takes more than one
 //! turn, so that nobody waits for it but the first who asks.
 
+use std::time::Duration;
+
 use tokio::sync::oneshot;
 
 use crate::engine::explanation::{WaitReason, Waits};
@@ -22,6 +24,8 @@ use crate::store::LaneNumber;
 
 /// Jobs and lanes that one turn of the loop looks at: about a millisecond.
 const LOOKS_MAX: usize = 2_000;
+/// How long the last count answers for the next one.
+const LAST_KEPT: Duration = Duration::from_secs(60);
 /// Lanes of one job that are looked at: what holds those stands for all.
 const LANES_MAX: usize = 500;
 
@@ -34,7 +38,8 @@ impl Scheduler {
         }
         self.survey.asked.push(reply);
         let is_long = self.survey.left.as_ref().is_some_and(|left| left.len() > LOOKS_MAX);
-        if let Some(last) = self.survey.last.clone().filter(|_| is_long) {
+        let now = self.now();
+        if let Some((_, last)) = self.survey.last.clone().filter(|(at, _)| is_long && now.since(*at) < LAST_KEPT) {
             self.answer_survey(&last);
         }
     }
@@ -50,7 +55,7 @@ impl Scheduler {
                 waits.add(WaitReason::TenantStorage, self.queue.held_for_room(ShortOf::Tenant));
                 waits.add(WaitReason::HostPaused, self.queue.held_for_hosts());
                 self.answer_survey(&waits);
-                self.survey.last = Some(waits);
+                self.survey.last = Some((now, waits));
                 return;
             };
             looks += 1 + self.survey_job(job, now);

@@ -9,7 +9,7 @@ use crate::engine::attempt::Ended;
 use crate::engine::effect::Effect;
 use crate::engine::figures;
 use crate::engine::hub::Notice;
-use crate::engine::jobs::{Deferred, Stage, Sweeping};
+use crate::engine::jobs::{Deferred, JobRun, Stage, Sweeping};
 use crate::engine::queue::task::{Cause, Queued, Running, Wait};
 use crate::engine::scheduler::piece::Piece;
 use crate::engine::scheduler::{DISK_LOOK, Scheduler};
@@ -198,9 +198,20 @@ impl Scheduler {
         self.settle_if_done(job);
     }
 
+    /// Judges a job that was taken in: what decided its group may have come just before the end of the process.
+    pub(super) fn judge_again(&mut self, job: JobId) {
+        if self.jobs.get(job).is_some_and(JobRun::is_decided) {
+            self.judge(job, None, self.now());
+        }
+    }
+
     /// Judges a job by its counts, after a task ended with `error` or without one.
     pub(super) fn judge(&mut self, job: JobId, error: Option<TaskError>, now: Timestamp) {
         let Some(run) = self.jobs.get_mut(job) else { return };
+        if matches!(run.stage, Stage::Reloading { .. }) {
+            // What is thought of it may be wrong: it is judged again once it was read.
+            return;
+        }
         let (stop, failure) = match run.job.judge() {
             Verdict::Continue | Verdict::Settle { .. } => return,
             Verdict::StopFailed => (Stop::SiblingFailed, error),

@@ -77,6 +77,7 @@ impl Scheduler {
             }
         }
         for job in done {
+            self.judge_again(job);
             self.settle_if_done(job);
         }
         self.recover_parts().await;
@@ -122,7 +123,7 @@ impl Scheduler {
                 self.hub.open(job.clone());
                 self.take_in(job, lanes, now);
                 // Not once more over all of them, of which few are.
-                if self.jobs.get(id).is_some_and(|run| run.settles().is_some()) {
+                if self.jobs.get(id).is_some_and(|run| run.settles().is_some() || run.is_decided()) {
                     done.insert(id);
                 }
             }

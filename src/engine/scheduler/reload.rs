@@ -203,6 +203,7 @@ impl Scheduler {
         for admitted in commands {
             self.job_command(id, admitted);
         }
+        self.judge_again(id);
         self.settle_if_done(id);
     }
 }

@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 
 use crate::engine::explanation::Waits;
 use crate::model::ids::JobId;
+use crate::model::time::Timestamp;
 
 /// A count that is under way, and the last one.
 #[derive(Debug, Default)]
@@ -11,7 +12,7 @@ pub(super) struct Survey {
     /// Jobs that are still to be looked at, while one is under way.
     pub(super) left: Option<Vec<JobId>>,
     pub(super) waits: Waits,
-    pub(super) last: Option<Waits>,
+    pub(super) last: Option<(Timestamp, Waits)>,
     pub(super) asked: Vec<oneshot::Sender<Waits>>,
 }
 
