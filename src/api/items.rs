@@ -152,6 +152,10 @@ impl Items {
                 self.page = None;
             }
             flush().await;
+            // Of a long listing there is always a next page.
+            if self.closing.is_cancelled() {
+                return Err(draining());
+            }
             if let Some(head) = self.next_head().await? {
                 self.open(&head).await?;
                 continue;

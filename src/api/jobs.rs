@@ -140,6 +140,7 @@ impl pb::job_service_server::JobService for Jobs {
         v.append(now);
         let (spec, tasks) = v.or((spec, tasks))?;
         if request.validate_only {
+            self.engine.by(caller.actor.clone()).admits(&spec, tasks.specs()).await?;
             let job = Job::new(JobId(uuid::Uuid::nil()), spec, tasks.specs().len() as u32, self.engine.now());
             let mut message = to_proto::job(&job, None, Vec::new());
             caller.actor.scope.name().clone_into(&mut message.tenant);

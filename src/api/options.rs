@@ -21,6 +21,7 @@ const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 16 << 10;
 const HEADERS_BYTES_MAX: usize = 256 << 10;
 const REDIRECTS_MAX: u32 = 100;
+const PROXY_BYTES_MAX: usize = 8 << 10;
 const PEM_BYTES_MAX: usize = 64 << 10;
 const STATUSES_MAX: usize = 500;
 /// Headers that haul sets itself: where a message goes, how it is framed, and what is asked for under which condition.
@@ -161,6 +162,7 @@ fn http(http: pb::HttpOptions, path: &dyn Display, v: &mut Violations) -> HttpOp
     if HeaderValue::from_str(&http.user_agent).is_err() {
         v.add(format!("{path}.user_agent"), "holds characters that a header cannot");
     }
+    values::text(&http.proxy_url, &format_args!("{path}.proxy_url"), PROXY_BYTES_MAX, v);
     proxy(&http.proxy_url, &format_args!("{path}.proxy_url"), v);
     pem(&http, path, v);
     HttpOptions {
@@ -259,7 +261,8 @@ fn pem(http: &pb::HttpOptions, path: &dyn Display, v: &mut Violations) {
     if http.client_certificate_pem.is_empty() != http.client_key_pem.is_empty() {
         v.add(format!("{path}.client_key_pem"), "and `client_certificate_pem` must be set together");
     }
-    if !http.client_key_pem.is_empty() && PrivateKeyDer::from_pem_slice(http.client_key_pem.as_bytes()).is_err() {
-        v.add(format!("{path}.client_key_pem"), "must hold a private key in PEM");
+    let is_key = || PrivateKeyDer::from_pem_slice(http.client_key_pem.as_bytes()).is_ok();
+    if !http.client_key_pem.is_empty() && (http.client_key_pem.len() > PEM_BYTES_MAX || !is_key()) {
+        v.add(format!("{path}.client_key_pem"), "must hold a private key in PEM, at most 64 KiB");
     }
 }

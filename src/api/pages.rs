@@ -132,6 +132,14 @@ pub(crate) fn fitting<M: prost::Message>(messages: &[M]) -> usize {
     messages.iter().take_while(fits).count().max(1).min(messages.len())
 }
 
+/// Cuts messages, of which there may be one more than `size`, to what fits in a page. Returns whether more follow.
+pub(crate) fn cut_to_page<M: prost::Message>(messages: &mut Vec<M>, size: usize) -> bool {
+    let all = messages.len();
+    messages.truncate(size);
+    messages.truncate(fitting(messages));
+    messages.len() < all
+}
+
 /// Answers `ListJobs`.
 pub(crate) async fn list_jobs(
     engine: &Engine,

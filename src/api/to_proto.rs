@@ -100,12 +100,17 @@ pub(crate) fn counts(counts: &Counts) -> pb::TaskCounts {
     }
 }
 
+/// The longest time that a `google.protobuf.Duration` has in JSON, in seconds.
+const DURATION_MAX: u64 = 315_576_000_000;
+
 /// Converts progress, and adds the time that the rest would take.
 fn progress_message(progress: &Progress) -> pb::Progress {
     let left = progress.total_bytes.saturating_sub(progress.done_bytes);
     let estimate = (progress.bytes_per_second > 0 && progress.total_bytes > 0)
         .then(|| Duration::try_from_secs_f64(left as f64 / progress.bytes_per_second as f64).ok())
-        .flatten();
+        .flatten()
+        // What takes longer than JSON can say is not known.
+        .filter(|time| time.as_secs() < DURATION_MAX);
     pb::Progress {
         bytes_done: progress.done_bytes,
         bytes_total: progress.total_bytes,
@@ -390,5 +395,20 @@ pub(crate) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: time.0.div_euclid(1_000_000),
         nanos: (time.0.rem_euclid(1_000_000) * 1_000) as i32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_estimate_is_one_that_json_can_say() {
+        let estimate = |total_bytes| {
+            let progress = Progress { done_bytes: 0, total_bytes, bytes_per_second: 1 };
+            progress_message(&progress).estimated_remaining.map(|time| time.seconds)
+        };
+        assert_eq!(estimate(400), Some(400));
+        assert_eq!((estimate(400_000_000_000), estimate(u64::MAX)), (None, None));
     }
 }

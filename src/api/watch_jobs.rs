@@ -301,6 +301,9 @@ impl Watcher {
     /// Reads the next jobs of the list. Those that do not fit are read again when it is their turn.
     async fn read(&mut self) -> Result<(), Status> {
         flush().await;
+        if self.closing.is_cancelled() {
+            return Err(draining());
+        }
         self.hear()?;
         let Some(filter) = self.listings.front_mut() else { return Ok(()) };
         let page = self.store.jobs(filter, JOBS_MAX).await?;

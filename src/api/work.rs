@@ -112,9 +112,15 @@ fn unusable(url: &Url) -> Option<&'static str> {
     }
 }
 
+/// More than the longest registered method (RFC 9110, 16.1) has, 17.
+const METHOD_BYTES_MAX: usize = 64;
+
 fn method(text: &str, path: &dyn Display, v: &mut Violations) {
     if text.is_empty() {
         return;
+    }
+    if text.len() > METHOD_BYTES_MAX {
+        return v.add(path, format!("is {} bytes long; at most {METHOD_BYTES_MAX} are accepted", text.len()));
     }
     if http::Method::from_bytes(text.as_bytes()).is_err() {
         v.add(path, format!("`{}` is not a method (RFC 9110, 9.1)", shown(text)));

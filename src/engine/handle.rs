@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use crate::engine::admission;
 use crate::engine::attempt::KeepPages;
 use crate::engine::command::{Acted, Admitted, Command, Control, EngineError, JobCommand, JobPatch, Reply};
 use crate::engine::explained::Explained;
@@ -177,6 +178,21 @@ impl Engine {
             Err(EngineError::NoJob(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Judges whether the caller's tenant may have such a job, as its submission would be judged now. What comes and goes within
+    /// seconds, as how many tasks are added in one, is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// It is suspended, or asks for more than one of its quotas allows.
+    pub async fn admits(&self, spec: &JobSpec, tasks: &[TaskSpec]) -> Result<(), EngineError> {
+        let Some(no) = self.by.scope.no() else { return Ok(()) };
+        let Some(tenant) = self.books().borrow().tenant_numbered(no).cloned() else { return Ok(()) };
+        let is = self.usage(vec![no]).await?.pop().unwrap_or_default();
+        let more = Usage { unfinished_jobs: 1, queued_tasks: tasks.len() as u64, ..Usage::default() };
+        admission::amount(&tenant, is, more)?;
+        admission::times(&tenant, spec, tasks.iter().map(|task| task.options.timeouts.attempt))
     }
 
     /// Returns the chunk of this name, where it was stored with these tasks.

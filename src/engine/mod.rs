@@ -13,6 +13,7 @@
 //! | attempts | `Attempts::hand_out`, in the `JoinSet` of a transfer thread | their token, with a cause; the scheduler's end | a failed attempt |
 //! | reads of the scheduler | `scheduler`, in its `JoinSet` | their end; dropped at the drain | tried again, or fails its call |
 
+mod admission;
 mod attempt;
 mod attempts;
 pub mod bounds;

@@ -72,5 +72,27 @@ fn bytes(json: &str) -> Option<Vec<u8>> {
 
 /// Reads a message that is one text in JSON.
 fn message(of: &MessageDescriptor, json: &str) -> Option<DynamicMessage> {
+    if of.full_name() == "google.protobuf.FieldMask" {
+        return mask(of, &text(json)?);
+    }
     DynamicMessage::deserialize(of.clone(), &mut serde_json::Deserializer::from_str(json)).ok()
+}
+
+/// Reads names of fields, each in either spelling, as names of fields are read everywhere. The library takes one of them.
+fn mask(of: &MessageDescriptor, text: &str) -> Option<DynamicMessage> {
+    let paths = text.split(',').filter(|path| !path.is_empty()).map(|path| Value::String(snake(path))).collect();
+    let mut mask = DynamicMessage::new(of.clone());
+    mask.try_set_field_by_name("paths", Value::List(paths)).ok()?;
+    Some(mask)
+}
+
+fn snake(path: &str) -> String {
+    let mut out = String::with_capacity(path.len() + 4);
+    for letter in path.chars() {
+        if letter.is_ascii_uppercase() {
+            out.push('_');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out
 }

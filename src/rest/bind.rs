@@ -22,10 +22,9 @@ use crate::rest::routes::{Body, Route};
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The header in which a browser says how far it was when its stream was cut.
 const LAST_EVENT_ID: &str = "last-event-id";
-/// Fields whose parts are named one by one in a mask; of the others a change is of the whole.
-const CHANGED_IN_PARTS: [&str; 1] = ["group"];
-/// The parts of these that can be changed.
-const PARTS_CHANGED: &str = r#"{"max_concurrency":null}"#;
+/// Fields whose parts are named one by one in a mask, each with the parts that can be changed; none listed: all of them. Of other
+/// fields a change is of the whole.
+const CHANGED_IN_PARTS: [(&str, &[&str]); 2] = [("group", &["max_concurrency"]), ("quotas", &[])];
 
 /// Returns the message of a call. `values` are those of the variables of the path, in their order.
 pub(crate) fn message(
@@ -229,24 +228,8 @@ fn scalar(field: &FieldDescriptor, text: Option<String>, name: &str, v: &mut Vio
             v.add(shown(name), format!("is a message; write {name}.PART=VALUE"));
             Value::Null
         }
-        Kind::Message(inside) if inside.full_name() == "google.protobuf.FieldMask" => Value::from(camel(&text)),
         _ => Value::from(text),
     }
-}
-
-/// Returns a mask in the spelling of JSON.
-fn camel(mask: &str) -> String {
-    let mut out = String::with_capacity(mask.len());
-    let mut is_next_large = false;
-    for letter in mask.chars() {
-        if letter == '_' {
-            is_next_large = true;
-        } else {
-            out.push(if is_next_large { letter.to_ascii_uppercase() } else { letter });
-            is_next_large = false;
-        }
-    }
-    out
 }
 
 /// Returns the field by which a client says how much of a stream it has.
@@ -285,6 +268,26 @@ fn from_headers(document: &mut Map<String, Value>, input: &MessageDescriptor, he
 /// Fields by which a change says what it changes, and which it cannot change.
 const OF_THE_CHANGE: [&str; 2] = ["update_mask", "etag"];
 
+/// Returns the parts of a field that its value names. Without a value each part that can be changed is named, and so gets its default.
+fn parts_named(
+    inside: &MessageDescriptor,
+    name: &str,
+    changeable: &[&str],
+    value: &RawValue,
+) -> Result<Vec<String>, Status> {
+    let may_change = |part: &FieldDescriptor| changeable.is_empty() || changeable.contains(&part.name());
+    let path = |part: &FieldDescriptor| format!("{name}.{}", part.name());
+    if value.get() == "null" {
+        return Ok(inside.fields().filter(may_change).map(|part| path(&part)).collect());
+    }
+    let named: std::collections::BTreeMap<String, &RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
+    let parts: Vec<FieldDescriptor> = named.keys().filter_map(|part| field_of(inside, part)).collect();
+    match parts.iter().find(|part| !may_change(part)) {
+        Some(part) => Err(Violations::one(&path(part), "cannot be changed; leave it out".to_owned())),
+        None => Ok(parts.iter().map(path).collect()),
+    }
+}
+
 /// Names in the mask of a change what its body names, where it has no mask of its own. What the path names is not changed.
 fn name_changes(
     message: &mut DynamicMessage,
@@ -311,19 +314,10 @@ fn name_changes(
         let is_of_path =
             |field: &FieldDescriptor| path.iter().any(|(name, _)| name.rsplit('.').next() == Some(field.name()));
         let Some(field) = known.filter(|it| !OF_THE_CHANGE.contains(&it.name()) && !is_of_path(it)) else { continue };
-        match field.kind() {
-            Kind::Message(inside) if CHANGED_IN_PARTS.contains(&field.name()) => {
-                // Without a value, each part of it that can be changed gets its default.
-                let text = if value.get() == "null" { PARTS_CHANGED } else { value.get() };
-                let parts: std::collections::BTreeMap<String, &RawValue> =
-                    serde_json::from_str(text).unwrap_or_default();
-                let known: Vec<FieldDescriptor> = parts.keys().filter_map(|part| field_of(&inside, part)).collect();
-                if let Some(part) = known.iter().find(|part| !PARTS_CHANGED.contains(&format!("\"{}\"", part.name()))) {
-                    let name = format!("{}.{}", field.name(), part.name());
-                    return Err(Violations::one(&name, "cannot be changed; leave it out".to_owned()));
-                }
-                let known = known.into_iter();
-                paths.extend(known.map(|part| format!("{}.{}", field.name(), part.name())));
+        let in_parts = CHANGED_IN_PARTS.iter().find(|(name, _)| *name == field.name());
+        match (field.kind(), in_parts) {
+            (Kind::Message(inside), Some((_, changeable))) => {
+                paths.extend(parts_named(&inside, field.name(), changeable, value)?);
             }
             _ => paths.push(field.name().to_owned()),
         }
@@ -334,7 +328,7 @@ fn name_changes(
             "names nothing to change; see /v1/openapi.json for what it may name".to_owned(),
         ));
     }
-    let mask = json::read_value(&route.rpc.input(), &serde_json::json!({"updateMask": camel(&paths.join(","))}))?;
+    let mask = json::read_value(&route.rpc.input(), &serde_json::json!({"updateMask": paths.join(",")}))?;
     if let Some(value) = mask.get_field_by_name("update_mask") {
         message.set_field_by_name("update_mask", value.into_owned());
     }
@@ -468,6 +462,8 @@ mod tests {
         assert_eq!(mask(r#"{"group": {"maxConcurrency": 3}}"#), ["group.max_concurrency"]);
         assert_eq!(mask("\u{feff}{\"title\": \"t\"}"), ["title"]);
         assert_eq!(mask(r#"{"title": "t", "priority": 1, "update_mask": "title"}"#), ["title"]);
+        let both = r#"{"priority": 1, "update_mask": "rate_limit,group.maxConcurrency"}"#;
+        assert_eq!(mask(both), ["rate_limit", "group.max_concurrency"]);
         let refused = |body| bound::<pb::UpdateJobRequest>(&Method::PATCH, "/v1/jobs/a", &[], body).unwrap_err();
         assert!(refused("{}")[0].starts_with("body: names nothing to change"), "{:?}", refused("{}"));
         let mode = r#"{"group": {"mode": "GROUP_MODE_COLLECT"}}"#;
@@ -496,6 +492,11 @@ mod tests {
         let locked = change(r#"{"title": "t", "etag": "16-0"}"#).unwrap();
         let etag = locked.principal.unwrap().etag;
         assert_eq!((etag.as_str(), locked.update_mask.unwrap().paths), ("16-0", vec!["title".to_owned()]));
+        let tenant = |body| bound::<pb::UpdateTenantRequest>(&Method::PATCH, "/v1/tenants/a", &[], body).unwrap();
+        let mask = |body| tenant(body).update_mask.unwrap().paths;
+        let two = r#"{"quotas": {"watchers": 3, "maxRetention": null}}"#;
+        assert_eq!(mask(two), ["quotas.max_retention", "quotas.watchers"]);
+        assert!(mask(r#"{"quotas": null}"#).len() > 10);
     }
 
     #[test]

@@ -221,7 +221,9 @@ async fn scraped(metrics: &Services, request: Request<Body>) -> Response<Body> {
 /// Returns the head of an answer, which says how long its body would have been.
 fn without_body(response: Response<Body>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
-    if let (Some(length), false) = (body.size_hint().exact(), head.headers.contains_key(CONTENT_LENGTH)) {
+    // A 304 says nothing of the length: one would be of what was not sent (RFC 9110, section 8.6).
+    let has_length = head.headers.contains_key(CONTENT_LENGTH) || head.status == StatusCode::NOT_MODIFIED;
+    if let (Some(length), false) = (body.size_hint().exact(), has_length) {
         head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Response::from_parts(head, Body::empty())

@@ -318,6 +318,8 @@ async fn who_asks_for_more_time_than_its_tenant_may_have_is_refused_and_who_asks
     assert_eq!(give(&server, "a", quotas).await.quotas, Some(quotas));
     let kept = |retention| pb::JobSpec { retention, ..open_job("red") };
     exceeds(&try_submit(&server, "a", kept(seconds(601)), "").await.unwrap_err(), "tenants/a/max_retention");
+    let dry = pb::SubmitJobRequest { job: Some(kept(seconds(601))), validate_only: true, ..Default::default() };
+    exceeds(&jobs(&server, "a").submit_job(dry).await.unwrap_err(), "tenants/a/max_retention");
     assert!(try_submit(&server, "b", kept(seconds(601)), "").await.is_ok(), "another tenant has its own");
     for (asked, has) in [(seconds(600), 600), (seconds(500), 500), (None, 600)] {
         let id = try_submit(&server, "a", kept(asked), "").await.unwrap().job_id;

@@ -356,7 +356,7 @@ type HttpOptions struct {
 	// The most redirects that are followed: 0 (none) to 100. Default 10.
 	MaxRedirects *uint32 `protobuf:"varint,4,opt,name=max_redirects,json=maxRedirects,proto3,oneof" json:"max_redirects,omitempty"`
 	// The proxy: an absolute URL of scheme `http`, `https`, `socks5` (the server resolves names) or `socks5h` (the proxy
-	// does), with credentials where it needs them. Empty: none. Its credentials read REDACTED in answers.
+	// does), with credentials where it needs them, of at most 8 KiB. Empty: none. Its credentials read REDACTED in answers.
 	ProxyUrl string `protobuf:"bytes,5,opt,name=proxy_url,json=proxyUrl,proto3" json:"proxy_url,omitempty"`
 	// The `User-Agent`. Default `haul/VERSION`.
 	UserAgent string `protobuf:"bytes,6,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
@@ -364,7 +364,7 @@ type HttpOptions struct {
 	CaPem string `protobuf:"bytes,7,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`
 	// The client's certificate chain, in PEM, at most 64 KiB. Goes together with `client_key_pem`.
 	ClientCertificatePem string `protobuf:"bytes,8,opt,name=client_certificate_pem,json=clientCertificatePem,proto3" json:"client_certificate_pem,omitempty"`
-	// The client's private key, in PEM. Reads REDACTED in answers. Goes together with `client_certificate_pem`.
+	// The client's private key, in PEM, at most 64 KiB. Reads REDACTED in answers. Goes together with `client_certificate_pem`.
 	ClientKeyPem string `protobuf:"bytes,9,opt,name=client_key_pem,json=clientKeyPem,proto3" json:"client_key_pem,omitempty"`
 	// Accepts any certificate. For tests only. Default false.
 	InsecureSkipVerify *bool `protobuf:"varint,10,opt,name=insecure_skip_verify,json=insecureSkipVerify,proto3,oneof" json:"insecure_skip_verify,omitempty"`

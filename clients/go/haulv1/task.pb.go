@@ -660,7 +660,7 @@ type FetchSpec struct {
 	// The absolute URL, http or https. At most 8 KiB. Its user part, and query values whose name says that they are
 	// secret, read REDACTED in answers.
 	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
-	// The method, as it is sent: methods are case-sensitive. Default GET. CONNECT, TRACE and TRACK are INVALID_ARGUMENT.
+	// The method, as it is sent: methods are case-sensitive. At most 64 bytes. Default GET. CONNECT, TRACE and TRACK are INVALID_ARGUMENT.
 	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
 	// The body of the request. At most 1 MiB.
 	Body []byte `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"`

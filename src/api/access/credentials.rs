@@ -8,7 +8,7 @@ use tonic::Status;
 
 use crate::api::access::caller::Caller;
 use crate::api::options::is_own_header;
-use crate::api::pages::page_size;
+use crate::api::pages::{cut_to_page, page_size};
 use crate::api::status::{Violations, internal, not_found, shown};
 use crate::api::to_proto::timestamp;
 use crate::api::values::{self, ID_BYTES_MAX};
@@ -80,12 +80,11 @@ pub(super) fn list(
     }
     v.or(())?;
     let book = engine.books().borrow().clone();
-    let mut found: Vec<_> = book.credentials.after(tenant, &after).take(size + 1).collect();
-    let has_more = found.len() > size;
-    found.truncate(size);
-    let last = found.last().filter(|_| has_more);
+    let found = book.credentials.after(tenant, &after).take(size + 1);
+    let mut credentials: Vec<_> = found.map(|credential| message(&book, credential)).collect();
+    let has_more = cut_to_page(&mut credentials, size);
+    let last = credentials.last().filter(|_| has_more);
     let next_page_token = last.map(|last| tokens.after_name(Listing::Credentials, &filter, &last.name));
-    let credentials = found.iter().map(|credential| message(&book, credential)).collect();
     Ok(pb::ListCredentialsResponse { credentials, next_page_token: next_page_token.unwrap_or_default() })
 }
 

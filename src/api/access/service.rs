@@ -10,7 +10,7 @@ use crate::api::access::bounds::OpenWatches;
 use crate::api::access::caller::Caller;
 use crate::api::access::messages::{self, read_grants, read_identities};
 use crate::api::access::{audit, credentials, tenants};
-use crate::api::pages::page_size;
+use crate::api::pages::{cut_to_page, page_size};
 use crate::api::status::{Violations, internal, shown};
 use crate::api::to_proto::timestamp;
 use crate::api::values::{self, ID_BYTES_MAX, NAME_BYTES_MAX};
@@ -186,12 +186,11 @@ impl pb::access_service_server::AccessService for AccessApi {
         let fits = |principal: &&Arc<Principal>| {
             caller.actor.sees(principal) && messages::is_seen_at(principal, &request.tenant, &caller.actor)
         };
-        let mut found: Vec<_> = book.principals_after(&after).filter(fits).take(size + 1).collect();
-        let has_more = found.len() > size;
-        found.truncate(size);
-        let last = found.last().filter(|_| has_more);
+        let found = book.principals_after(&after).filter(fits).take(size + 1);
+        let mut principals: Vec<_> = found.map(|it| messages::principal(&book, it, &caller.actor)).collect();
+        let has_more = cut_to_page(&mut principals, size);
+        let last = principals.last().filter(|_| has_more);
         let next_page_token = last.map(|last| self.tokens.after_name(Listing::Principals, filter, &last.name));
-        let principals = found.iter().map(|it| messages::principal(&book, it, &caller.actor)).collect();
         let next_page_token = next_page_token.unwrap_or_default();
         Ok(Response::new(pb::ListPrincipalsResponse { principals, next_page_token }))
     }

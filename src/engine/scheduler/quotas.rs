@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::admission;
 use crate::engine::command::EngineError;
 use crate::engine::explanation::as_many;
 use crate::engine::scheduler::Scheduler;
@@ -12,7 +13,7 @@ use crate::limits::transport::JobRates;
 use crate::model::book::Book;
 use crate::model::host::Host;
 use crate::model::limits::RateLimit;
-use crate::model::quotas::{Allowance, Quota, Quotas, Usage};
+use crate::model::quotas::{Allowance, Quotas, Usage};
 use crate::model::spec::{JobSpec, TaskSpec};
 use crate::model::storage::UsedUp;
 use crate::model::tenant::TenantNo;
@@ -25,19 +26,10 @@ impl Scheduler {
     ///
     /// It is suspended, or would have more than one of its quotas allows.
     pub(super) fn admits(&mut self, tenant: TenantNo, jobs: u64, tasks: u64) -> Result<(), EngineError> {
-        let Some(it) = self.book.tenant_numbered(tenant) else { return Ok(()) };
-        if it.is_suspended {
-            return Err(EngineError::Suspended(it.name.to_string()));
-        }
-        if it.quotas == Quotas::default() {
-            return Ok(());
-        }
-        let it = it.clone();
-        let more = Usage { unfinished_jobs: jobs, queued_tasks: tasks, ..Usage::default() };
-        match it.quotas.exceeded(self.jobs.usage(tenant), more) {
-            None => Ok(()),
-            Some((quota, most)) => Err(EngineError::Quota { tenant: it.name.to_string(), quota, most }),
-        }
+        let Some(it) = self.book.tenant_numbered(tenant).cloned() else { return Ok(()) };
+        // What it has is counted only where that matters.
+        let is = if it.quotas == Quotas::default() { Usage::default() } else { self.jobs.usage(tenant) };
+        admission::amount(&it, is, Usage { unfinished_jobs: jobs, queued_tasks: tasks, ..Usage::default() })
     }
 
     /// Judges for how long a job is to be kept and its attempts may take. What it does not say is as much as its tenant may
@@ -53,18 +45,8 @@ impl Scheduler {
         tasks: &[Arc<TaskSpec>],
     ) -> Result<(), EngineError> {
         let Some(it) = self.book.tenant_numbered(tenant) else { return Ok(()) };
-        let Quotas { max_retention, max_attempt, .. } = it.quotas;
-        let longer = |quota, field: String, asked: Option<Duration>, most: Option<Duration>| match asked.zip(most) {
-            Some((asked, most)) if asked > most => {
-                Err(EngineError::Longer { tenant: it.name.to_string(), quota, field, asked, most })
-            }
-            _ => Ok(()),
-        };
-        longer(Quota::MaxRetention, "job.retention".to_owned(), spec.retention, max_retention)?;
-        let field = "job.defaults.timeouts.attempt".to_owned();
-        longer(Quota::MaxAttempt, field, spec.defaults.timeouts.attempt, max_attempt)?;
-        self.admits_attempts(tenant, "job.tasks", tasks)?;
-        spec.retention = spec.retention.or(max_retention);
+        admission::times(it, spec, tasks.iter().map(|task| task.options.timeouts.attempt))?;
+        spec.retention = spec.retention.or(it.quotas.max_retention);
         Ok(())
     }
 
@@ -80,18 +62,7 @@ impl Scheduler {
         tasks: &[Arc<TaskSpec>],
     ) -> Result<(), EngineError> {
         let Some(it) = self.book.tenant_numbered(tenant) else { return Ok(()) };
-        let Some(most) = it.quotas.max_attempt else { return Ok(()) };
-        let mut asked = tasks.iter().map(|task| task.options.timeouts.attempt.unwrap_or_default()).enumerate();
-        match asked.find(|(_, asked)| *asked > most) {
-            None => Ok(()),
-            Some((index, asked)) => Err(EngineError::Longer {
-                tenant: it.name.to_string(),
-                quota: Quota::MaxAttempt,
-                field: format!("{list}[{index}].options.timeouts.attempt"),
-                asked,
-                most,
-            }),
-        }
+        admission::attempts(it, list, tasks.iter().map(|task| task.options.timeouts.attempt))
     }
 
     /// Returns how long an attempt of a tenant may take that asks for so long, or for no limit.

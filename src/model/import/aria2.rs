@@ -163,9 +163,11 @@ impl Open {
         if !directory.is_empty() && !file.path.is_empty() {
             file.path = format!("{directory}/{}", file.path);
         } else if !directory.is_empty() {
-            // A directory alone: aria2 calls the file in it as the URL does.
+            // A directory alone: aria2 calls the file in it as the URL does, decoded.
             let path = file.url.split(['?', '#']).next().unwrap_or_default();
-            file.path = format!("{directory}/{}", path.rsplit('/').next().unwrap_or_default());
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().replace(['/', '\\'], "_");
+            file.path = format!("{directory}/{}", if name.is_empty() { "index.html" } else { &name });
         }
         if !user.is_empty() || !password.is_empty() {
             file.login = Some((user, password));

@@ -108,6 +108,9 @@ fn http(j: &HttpOptions, t: &HttpOptions) -> HttpOptions {
     if t.headers.is_empty() && (t.basic_auth.is_some() || t.bearer_token.is_some() || t.credential.is_some()) {
         headers.retain(|header| !is_header(&header.name, "authorization"));
     }
+    if t.headers.is_empty() && t.user_agent.is_some() {
+        headers.retain(|header| !is_header(&header.name, "user-agent"));
+    }
     HttpOptions {
         headers,
         basic_auth: parts.auth.basic_auth.clone(),

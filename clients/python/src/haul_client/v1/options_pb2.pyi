@@ -233,7 +233,7 @@ class HttpOptions(_message.Message):
     """The most redirects that are followed: 0 (none) to 100. Default 10."""
     proxy_url: _builtins.str
     """The proxy: an absolute URL of scheme `http`, `https`, `socks5` (the server resolves names) or `socks5h` (the proxy
-    does), with credentials where it needs them. Empty: none. Its credentials read REDACTED in answers.
+    does), with credentials where it needs them, of at most 8 KiB. Empty: none. Its credentials read REDACTED in answers.
     """
     user_agent: _builtins.str
     """The `User-Agent`. Default `haul/VERSION`."""
@@ -242,7 +242,7 @@ class HttpOptions(_message.Message):
     client_certificate_pem: _builtins.str
     """The client's certificate chain, in PEM, at most 64 KiB. Goes together with `client_key_pem`."""
     client_key_pem: _builtins.str
-    """The client's private key, in PEM. Reads REDACTED in answers. Goes together with `client_certificate_pem`."""
+    """The client's private key, in PEM, at most 64 KiB. Reads REDACTED in answers. Goes together with `client_certificate_pem`."""
     insecure_skip_verify: _builtins.bool
     """Accepts any certificate. For tests only. Default false."""
     credential: _builtins.str

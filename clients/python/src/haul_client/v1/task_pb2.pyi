@@ -450,7 +450,7 @@ class FetchSpec(_message.Message):
     secret, read REDACTED in answers.
     """
     method: _builtins.str
-    """The method, as it is sent: methods are case-sensitive. Default GET. CONNECT, TRACE and TRACK are INVALID_ARGUMENT."""
+    """The method, as it is sent: methods are case-sensitive. At most 64 bytes. Default GET. CONNECT, TRACE and TRACK are INVALID_ARGUMENT."""
     body: _builtins.bytes
     """The body of the request. At most 1 MiB."""
     max_response_bytes: _builtins.int

@@ -232,7 +232,7 @@ export type HttpOptions = Message<"haul.v1.HttpOptions"> & {
 
   /**
    * The proxy: an absolute URL of scheme `http`, `https`, `socks5` (the server resolves names) or `socks5h` (the proxy
-   * does), with credentials where it needs them. Empty: none. Its credentials read REDACTED in answers.
+   * does), with credentials where it needs them, of at most 8 KiB. Empty: none. Its credentials read REDACTED in answers.
    *
    * @generated from field: string proxy_url = 5;
    */
@@ -260,7 +260,7 @@ export type HttpOptions = Message<"haul.v1.HttpOptions"> & {
   clientCertificatePem: string;
 
   /**
-   * The client's private key, in PEM. Reads REDACTED in answers. Goes together with `client_certificate_pem`.
+   * The client's private key, in PEM, at most 64 KiB. Reads REDACTED in answers. Goes together with `client_certificate_pem`.
    *
    * @generated from field: string client_key_pem = 9;
    */

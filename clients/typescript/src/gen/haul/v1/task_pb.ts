@@ -82,7 +82,7 @@ export type FetchSpec = Message<"haul.v1.FetchSpec"> & {
   url: string;
 
   /**
-   * The method, as it is sent: methods are case-sensitive. Default GET. CONNECT, TRACE and TRACK are INVALID_ARGUMENT.
+   * The method, as it is sent: methods are case-sensitive. At most 64 bytes. Default GET. CONNECT, TRACE and TRACK are INVALID_ARGUMENT.
    *
    * @generated from field: string method = 2;
    */
