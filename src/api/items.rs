@@ -152,11 +152,11 @@ impl Items {
                 self.page = None;
             }
             flush().await;
-            // Of a long listing there is always a next page.
-            if self.closing.is_cancelled() {
-                return Err(draining());
-            }
             if let Some(head) = self.next_head().await? {
+                // Of a long listing there is always a next page.
+                if self.closing.is_cancelled() {
+                    return Err(draining());
+                }
                 self.open(&head).await?;
                 continue;
             }

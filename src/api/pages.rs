@@ -315,6 +315,14 @@ mod tests {
     use crate::model::job::JobState;
     use crate::model::task::TaskState;
 
+    #[test]
+    fn a_page_of_long_messages_has_fewer_of_them() {
+        let mut two = vec![pb::Principal { title: "x".repeat(3 << 20), ..Default::default() }; 2];
+        assert!(cut_to_page(&mut two, 2));
+        assert_eq!(two.len(), 1);
+        assert!(!cut_to_page(&mut two, 1));
+    }
+
     /// Changing these bytes ends every token that a client holds.
     #[test]
     fn conditions_are_written_as_they_always_were() {

@@ -275,6 +275,9 @@ impl Watcher {
         for mut filter in std::mem::take(&mut self.listings) {
             let mut kept = 0;
             loop {
+                if self.closing.is_cancelled() {
+                    return Err(draining());
+                }
                 let page = self.store.job_ids(&filter, NAMES_MAX).await?;
                 count += page.items.len() as u64;
                 let room = max.saturating_sub(kept);

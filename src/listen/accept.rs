@@ -150,7 +150,7 @@ pub async fn serve<S: Answers>(
                     }
                 }
                 None => complaints.note(|| {
-                    format!("no place for a connection from {address}: all of them, or all of that address, have calls")
+                    format!("no place for a connection from {address}: all have calls, or known callers have all that one address may have")
                 }),
             },
             Err(error) if is_of_one_connection(&error) => {}

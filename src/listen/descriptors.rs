@@ -10,8 +10,8 @@ const CONNECTIONS_DEFAULT_MAX: u64 = 4_096;
 /// The most files that are open for who reads them.
 const FILES_READ_MAX: u64 = 8_192;
 
-/// With fewer descriptors than this, the tasks that may run at once use them up.
-const ENOUGH: u64 = 384;
+/// With fewer descriptors than this, fewer tasks run at once than the limits allow by default, and there is room for few clients.
+const ENOUGH: u64 = 512;
 /// The fewest that a server needs beside those that it has open when it starts: some connections, what tasks open, and further
 /// readers of the store.
 const LEFT_MIN: u64 = 32;
@@ -23,8 +23,8 @@ const RESERVE: u64 = 192 + 256;
 pub fn objection(descriptors: Option<u64>) -> Option<String> {
     let count = descriptors.filter(|count| *count < ENOUGH)?;
     Some(format!(
-        "there may be {count} open files and connections, which are too few: there is room for few clients at once, and tasks \
-         fail; allow at least {ENOUGH} (`ulimit -n`, `LimitNOFILE=`)"
+        "there may be {count} open files and connections, which are too few: there is room for few clients and few tasks at \
+         once; allow at least {ENOUGH} (`ulimit -n`, `LimitNOFILE=`)"
     ))
 }
 
@@ -117,8 +117,8 @@ mod tests {
         assert_eq!(connections(Some(100_000), Some(1_024)), 768);
         assert_eq!(connections(Some(100_000), None), 100_000);
         assert_eq!(connections(None, Some(1)), 1);
-        assert!(objection(Some(383)).is_some_and(|it| it.contains("383")));
-        assert_eq!([Some(384), None].map(objection), [None, None]);
+        assert!(objection(Some(511)).is_some_and(|it| it.contains("511")));
+        assert_eq!([Some(512), None].map(objection), [None, None]);
         assert_eq!([Some(1_024), Some(1 << 20), None, Some(1)].map(files_read), [128, 8_192, 8_192, 1]);
         assert_eq!([Some(1_024), Some(256), None, Some(1)].map(attempts), [128, 32, u32::MAX, 1]);
     }

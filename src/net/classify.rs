@@ -47,6 +47,12 @@ pub(super) fn dns(name: &str, why: &str) -> Failure {
     Failure::retryable(FailureReason::Dns, format!("cannot resolve `{name}` ({why}); check the host name"))
 }
 
+/// Returns the failure of a name that this machine had no means to ask for.
+pub(super) fn dns_own(name: &str, why: &str) -> Failure {
+    let failure = Failure::retryable(FailureReason::Dns, format!("cannot look `{name}` up: {why}"));
+    Failure { is_own: true, ..failure }
+}
+
 /// Returns what the resolver says of a name.
 pub(super) fn dns_error(error: &io::Error) -> String {
     plain(error)

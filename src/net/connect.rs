@@ -68,7 +68,9 @@ pub(super) async fn resolve(
         Host::Domain(name) => name,
     };
     guard.judge_name(name).map_err(|refusal| forbidden(name, false, refusal))?;
-    let unresolved = |it: resolve::Unresolved| Failure { is_own: it.is_own, ..classify::dns(name, &it.why) };
+    let unresolved = |it: resolve::Unresolved| {
+        if it.is_own { classify::dns_own(name, &it.why) } else { classify::dns(name, &it.why) }
+    };
     let found = resolve::SYSTEM.resolve(name, tenant).await.map_err(unresolved)?;
     let mut refused = None;
     let mut allowed = Vec::new();

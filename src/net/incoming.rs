@@ -125,8 +125,10 @@ impl Stream {
                     }
                     more.extend_from_slice(&data);
                 }
-                // What was gathered is of a body that contradicts itself, such as one that goes on behind its length.
-                Some(Err(error)) if error.is_library() && error.is_reset() => return Poll::Ready(Some(Err(error))),
+                // It goes on behind its length, and what was gathered would pass for the whole. One that is short has brought what it has.
+                Some(Err(error)) if error.is_library() && error.is_reset() && self.length == Some(self.came) => {
+                    return Poll::Ready(Some(Err(error)));
+                }
                 Some(Err(error)) => {
                     self.end = End::Broken(error);
                     break;

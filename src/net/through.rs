@@ -10,12 +10,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tokio_socks::tcp::Socks5Stream;
 use tokio_socks::{Error as SocksError, TargetAddr};
 use url::Host;
@@ -60,8 +62,11 @@ pub(super) async fn connect(
     Ok((link.map_err(|refused| refused.into_failure(proxy, target))?, remote))
 }
 
-/// How long a proxy may take for one address behind which there are others: it may wait for minutes itself.
+/// How long the proxy is waited for before it is asked for the next address beside this one: for one that is silent it may wait for
+/// minutes itself.
 const ADDRESS_TIME: Duration = Duration::from_secs(3);
+/// Addresses that it is asked for at once.
+const AT_ONCE_MAX: usize = 4;
 
 /// Asks a SOCKS proxy for one address of the target after another, until it reaches one.
 async fn by_address(
@@ -81,7 +86,7 @@ async fn by_address(
     .map_err(|refused| refused.into_failure(proxy, target))
 }
 
-/// Tries addresses until one is reached, or none may be. A failure of another kind ends it.
+/// Tries addresses until one is reached, or none may be: the next one where one fails, or takes long. A failure of another kind ends it.
 async fn in_turn<T, F>(
     addresses: Vec<SocketAddr>,
     reach: impl Fn(SocketAddr) -> F,
@@ -90,20 +95,18 @@ where
     F: Future<Output = Result<Result<T, Refused>, Failure>>,
 {
     let (mut first, mut addresses) = (None, addresses.into_iter());
-    while let Some(address) = addresses.next() {
-        let reached = reach(address);
-        let end = if addresses.len() == 0 {
-            reached.await
-        } else {
-            let silent = |_| Ok(Err(Refused::of_address("the host did not answer in time")));
-            timeout(ADDRESS_TIME, reached).await.unwrap_or_else(silent)
-        };
-        match end? {
-            Err(refused) if refused.is_of_address => first = first.or(Some(refused)),
-            end => return Ok(end),
+    let mut asked = FuturesUnordered::new();
+    loop {
+        asked.extend(addresses.next().map(&reach));
+        tokio::select! {
+            end = asked.next() => match end {
+                Some(Ok(Err(refused))) if refused.is_of_address => first = first.or(Some(refused)),
+                Some(end) => return end,
+                None => return Ok(Err(first.unwrap_or_else(|| Refused::fatal("the host has no address")))),
+            },
+            () = sleep(ADDRESS_TIME), if addresses.len() > 0 && asked.len() < AT_ONCE_MAX => {}
         }
     }
-    Ok(Err(first.unwrap_or_else(|| Refused::fatal("the host has no address"))))
 }
 
 async fn dial(proxy: &Proxy, guard: &Guard, identity: &Identity) -> Result<(Link, SocketAddr), Failure> {
@@ -291,6 +294,12 @@ mod tests {
             if address.port() < 3 { std::future::pending().await } else { Ok(Ok::<_, Refused>(address.port())) }
         });
         assert_eq!(silent.await.ok().unwrap().ok(), Some(3), "none takes the time of the next one");
+        let slow = in_turn(addresses(), |address| async move {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok(Ok::<_, Refused>(address.port()))
+        });
+        let slow = tokio::time::timeout(Duration::from_secs(10), slow).await;
+        assert_eq!(slow.unwrap().ok().unwrap().ok(), Some(1), "a slow proxy is no silent one");
         let tried = std::cell::Cell::new(0);
         let ruled_out = in_turn(addresses(), |_| {
             tried.set(tried.get() + 1);

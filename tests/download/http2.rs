@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, join, join_all};
 use h2::server::SendResponse;
-use haul::model::failure::Failure;
+use haul::model::failure::{Failure, FailureReason};
 use haul::model::outcome::AttemptEnd;
 use haul::model::spec::DownloadSpec;
 use haul::net::{Body, BodySource, Guard, HttpClient, Profile, Request, Response, Transport};
@@ -212,7 +212,8 @@ async fn a_body_that_goes_on_behind_its_length_is_no_file() {
         let spec = DownloadSpec { url, path: length.to_owned(), ..DownloadSpec::default() };
         for _ in 0..2 {
             let (end, _) = rig.attempt_through(&client, length, &spec).await;
-            assert!(matches!(end, AttemptEnd::Failed(_)), "{length}: {end:?}");
+            let AttemptEnd::Failed(failure) = end else { panic!("{length}: {end:?}") };
+            assert_eq!((failure.reason, failure.retryable), (FailureReason::Protocol, true), "{length}: {failure}");
         }
     }
 }

@@ -131,7 +131,8 @@ async fn limits_beyond_the_descriptors_keep_nobody_out() {
     JobServiceClient::new(channel).list_jobs(pb::ListJobsRequest::default()).await.unwrap();
     let counts = server.job(&id).await.counts.unwrap();
     assert_eq!((counts.running, counts.failed, counts.backing_off), (running, 0, 0), "{counts:?}");
-    assert!(server.log().contains("`ulimit -n`"), "{}", server.log());
+    let warned = format!("max_concurrent_tasks is {many}, and {running} tasks run at once");
+    assert!(server.log().contains(&warned), "{}", server.log());
 }
 
 /// How many descriptors a server has open.

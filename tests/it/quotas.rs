@@ -75,6 +75,13 @@ async fn what_is_submitted_stays_within_quotas_and_ends_make_room() {
     let again = try_submit(&server, "a", tasks(2), "again").await.unwrap();
     assert_eq!(try_submit(&server, "a", tasks(2), "again").await.unwrap().job_id, again.job_id);
     refused(try_submit(&server, "a", tasks(1), "again").await, Code::AlreadyExists, "REQUEST_ID_TAKEN");
+    let dry = async |request_id: &str| {
+        let request_id = request_id.to_owned();
+        let request = pb::SubmitJobRequest { job: Some(tasks(2)), request_id, validate_only: true };
+        jobs(&server, "a").submit_job(request).await
+    };
+    assert!(dry("again").await.is_ok(), "what would be answered again is right");
+    exceeds(&dry("another").await.unwrap_err(), "tenants/a/unfinished_jobs");
     let add = async |server: &Server, chunk: &str, count: usize| {
         let tasks = (0..count).map(|_| fetch("http://a.example/")).collect();
         let request = pb::AddTasksRequest { job_id: made[0].clone(), chunk_id: chunk.to_owned(), tasks };

@@ -367,6 +367,26 @@ async fn a_stream_that_ends_short_of_its_length_is_truncated() {
     assert_eq!(class(&failure), (FailureReason::Protocol, true), "{failure}");
 }
 
+/// Where a gateway cuts each answer, the next one goes on behind what has come.
+#[tokio::test]
+async fn what_came_of_a_stream_that_ends_short_is_handed_on() {
+    let peer = Peer::start(100, |_, (_, mut respond)| async move {
+        let head = http::Response::builder().header("content-length", "8").body(()).unwrap();
+        let Ok(mut stream) = respond.send_response(head, false) else { return };
+        let _ = stream.send_data(Bytes::from_static(b"half"), false);
+        let _ = stream.send_data(Bytes::new(), true);
+        let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+    })
+    .await;
+    let (client, profile) = (client(), peer.profile(|_| {}));
+    let mut response = client.send(get(&peer.url()), &profile).await.unwrap();
+    // So that the end is here as well when it is read.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(response.body.chunk().await.unwrap().unwrap(), "half");
+    let failure = response.body.chunk().await.unwrap().unwrap_err();
+    assert_eq!(class(&failure), (FailureReason::Truncated, true), "{failure}");
+}
+
 /// What one path of a host does to a connection is not the fault of those that share it.
 #[tokio::test]
 async fn a_stream_that_breaks_its_connection_is_no_end_for_the_others() {

@@ -1,8 +1,8 @@
 //! How many tasks wait for what, over all jobs.
 //!
 //! Nobody counts that as it changes: a host that is full holds back whatever is queued behind it. So who asks has it counted,
-//! a bounded number of lanes in each turn of the loop. What was counted last is the answer where counting takes more than one
-//! turn, so that nobody waits for it but the first who asks.
+//! a bounded number of lanes in each turn of the loop. What was counted within the last minute is the answer where counting takes
+//! more than one turn, so that few wait for it.
 
 use std::time::Duration;
 

@@ -163,11 +163,14 @@ impl Open {
         if !directory.is_empty() && !file.path.is_empty() {
             file.path = format!("{directory}/{}", file.path);
         } else if !directory.is_empty() {
-            // A directory alone: aria2 calls the file in it as the URL does, decoded.
-            let path = file.url.split(['?', '#']).next().unwrap_or_default();
-            let name = path.rsplit('/').next().unwrap_or_default();
-            let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().replace(['/', '\\'], "_");
-            file.path = format!("{directory}/{}", if name.is_empty() { "index.html" } else { &name });
+            // A directory alone: aria2 calls the file in it as the URL does, decoded. What no file may be called stays as it is.
+            let url = file.url.split(['?', '#']).next().unwrap_or_default();
+            let path = url.split_once("://").map_or(url, |(_, rest)| rest);
+            let name = path.split_once('/').and_then(|(_, path)| path.rsplit('/').next()).unwrap_or_default();
+            let decoded = percent_encoding::percent_decode_str(name).decode_utf8().unwrap_or_default();
+            let is_name = !decoded.contains(['/', '\\']) && crate::model::path::objection(&decoded).is_none();
+            let name = if is_name { &*decoded } else { name };
+            file.path = format!("{directory}/{}", if name.is_empty() { "index.html" } else { name });
         }
         if !user.is_empty() || !password.is_empty() {
             file.login = Some((user, password));
@@ -247,6 +250,11 @@ mod tests {
         let reversed = ["https-proxy=http://p", "http-proxy="];
         assert_eq!(read("https://a/", &reversed).proxy_url, "http://p");
         assert_eq!(read("https://a/", &["http-proxy=http://p", "all-proxy=http://q"]).proxy_url, "http://q");
+        let called = |url: &str| read(url, &["dir=d"]).path;
+        let whole = ["http://a/x/a%20b.iso?q", "http://a/x/", "http://a"].map(called);
+        assert_eq!(whole, ["d/a b.iso", "d/index.html", "d/index.html"]);
+        let kept = ["http://a/%E4", "http://a/a%2Fb", "http://a/%2e%2e", "http://a/x%0Ay"].map(called);
+        assert_eq!(kept, ["d/%E4", "d/a%2Fb", "d/%2e%2e", "d/x%0Ay"]);
     }
 
     #[test]

@@ -203,6 +203,10 @@ mod tests {
         assert_eq!(Options::resolve(&job, &task).http.headers, vec![header("a")], "and its header");
         task.http.bearer_token = None;
         assert_eq!(Options::resolve(&job, &task).http.headers, job.http.headers);
+        job.http.headers = vec![header("a"), header("User-Agent")];
+        task.http.headers = Vec::new();
+        task.http.user_agent = Some("b".into());
+        assert_eq!(Options::resolve(&job, &task).http.headers, vec![header("a")], "the task's own name is sent");
     }
 
     #[test]

@@ -191,8 +191,8 @@ async fn note_bytes(conn: &mut SqliteConnection, vault: &Vault, sequence: i64, b
 }
 
 /// Which of the first `?1` rows go that are older than `?2`: those before the first one that is of the time from then to now, `?3`. A
-/// later one was written while the clock was ahead, and holds none behind it for years, unless it is one of so many. An old one behind rows of that time was
-/// written while the clock was behind, and takes none of them along.
+/// later one was written while the clock was ahead, and holds none behind it for years, unless `?1` of them stand first. An old one
+/// behind rows of that time was written while the clock was behind, and takes none of them along.
 macro_rules! is_old {
     () => {
         "time < ?2 AND seq < coalesce((SELECT min(k.seq) FROM (SELECT seq, time FROM audit ORDER BY seq LIMIT ?1 + 0) k \
